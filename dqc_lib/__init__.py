@@ -1,0 +1,62 @@
+"""dqc: decentralized quality control for models that travel between medical centers.
+
+The public names below are imported when first used, so that `import dqc_lib` costs nothing.
+"""
+
+from importlib import import_module
+
+_HOMES = {
+    "cohort": (
+        "Cohort",
+        "check_roles",
+        "divide_held_out",
+        "read_bids",
+        "read_published_csv",
+        "split_by_subject",
+        "write_bids",
+    ),
+    "evaluation": ("add_age_band", "compare_to_truth", "evaluate_cycles", "evaluate_subgroups", "score_predictions"),
+    "fisher": ("GradientScale",),
+    "harm": ("HARMS", "apply_harm", "flip_label", "parse_harm", "place_harm", "write_harmful"),
+    "ledger": ("Ledger", "summarize_centers", "summarize_subjects"),
+    "networks": (
+        "build_sfcn",
+        "freeze_normalization",
+        "load_sfcn",
+        "recalibrate_normalization",
+        "restore_snapshot",
+        "take_snapshot",
+    ),
+    "phantom": ("Recipe", "draw_subjects", "paint_phantom", "read_published_sites", "write_phantoms"),
+    "quality": ("CalibratedRule", "Counts", "Docket", "PublishedRule", "Verdict", "WatchingRule", "replay"),
+    "travelling": (
+        "Arm",
+        "Cycle",
+        "LocalCenters",
+        "RunFolder",
+        "Schedule",
+        "Study",
+        "Visit",
+        "plan_cycles",
+        "travel",
+        "watch",
+    ),
+    "volumes": ("Volume", "VolumeCache", "read_volume", "rescale_to_uint8", "write_volume"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = (*_HOMES, "figures")
+
+__version__ = "0.1.0"
+__all__ = sorted([*_HOME_OF, *_MODULES])
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return import_module(f"dqc_lib.{name}")
+    if name in _HOME_OF:
+        return getattr(import_module(f"dqc_lib.{_HOME_OF[name]}"), name)
+    raise AttributeError(f"module 'dqc_lib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

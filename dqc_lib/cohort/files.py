@@ -1,0 +1,224 @@
+"""Cohort files: BIDS folders, read and written, and the table of the published scripts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from dqc_lib.cohort.table import OPTIONAL, Cohort, check_column, quote_values
+
+MISSING = ("", "n/a", "nan", "na")
+BIDS_NAME = "'sub-' and letters or digits"
+SEX_WORDS = {"F": "F", "M": "M", "female": "F", "male": "M"}
+BIDS_COLUMNS = {"participant_id": "subject", "site": "center"} | {
+    name: name for name in ("diagnosis", "sex", "age", "scanner", *OPTIONAL)
+}
+DESCRIPTIONS = {
+    "participant_id": {"Description": "Subject, one row and one T1-weighted image each"},
+    "site": {"Description": "Center that holds the subject"},
+    "diagnosis": {"Description": "Diagnosis of the subject"},
+    "sex": {"Description": "Sex", "Levels": {"F": "female", "M": "male"}},
+    "age": {"Description": "Age at the scan", "Units": "year"},
+    "scanner": {"Description": "Scanner of the image"},
+    "role": {"Description": "What the subject serves for: train, verification or test"},
+    "harm": {
+        "Description": "Kind of harm done to the image or its label, n/a for none; ground truth that no rule may read"
+    },
+    "placement": {"Description": "Whether the harm covers the whole center or this single image, n/a for none"},
+}
+PUBLISHED_COLUMNS = {
+    "Subject": "subject",
+    "Study": "center",
+    "Path": "path",
+    "Group_bin": "diagnosis",
+    "Sex": "sex",
+    "Age": "age",
+}
+
+
+def read_bids(folder: str | os.PathLike, *, positive: str = "PD", negative: str = "HC") -> Cohort:
+    """Return the cohort of a BIDS folder.
+
+    Parameters
+    ----------
+    folder : path
+        Holds `participants.tsv` (participant_id, site, diagnosis, sex, age, scanner; optional role, harm, placement;
+        other columns are left aside) and one `sub-*/anat/sub-*_T1w.nii.gz` (or `.nii`) per subject. "n/a" is missing.
+    positive, negative : str
+        The words for disease and control in the diagnosis column; 1 and 0 are understood too.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the table or a subject's image does not exist.
+    ValueError
+        If a subject has several images, or the table has a fault (see `check_table`).
+    """
+    root = Path(os.path.abspath(folder))
+    source = root / "participants.tsv"
+    table = _read_rows(source, BIDS_COLUMNS, delimiter="\t")
+    table = table.assign(scanner=table["scanner"].replace("", "unknown"))
+    codes = {positive: 1, negative: 0, "1": 1, "0": 0}
+    table = _decode_table(table, source, diagnosis=codes, sex=SEX_WORDS)
+    table["path"] = [_find_image(root, subject, source) for subject in table["subject"]]
+    return _build(table, root, source)
+
+
+def _find_image(root: Path, subject: str, source: Path) -> str:
+    if not _is_bids_name(subject):
+        raise ValueError(f"{source}: participant_id is {subject!r}; expected {BIDS_NAME}")
+    folder = root / subject / "anat"
+    found = sorted(path for ending in ("nii", "nii.gz") for path in folder.glob(f"{subject}*_T1w.{ending}"))
+    if not found:
+        raise FileNotFoundError(
+            f"subject {subject!r}: no image {subject}*_T1w.nii.gz in {folder}; expected exactly one"
+        )
+    if len(found) > 1:
+        names = quote_values(path.name for path in found)
+        raise ValueError(f"subject {subject!r}: {len(found)} images in {folder} ({names}); expected exactly one")
+    return str(found[0])
+
+
+def read_published_csv(
+    path: str | os.PathLike, *, image_root: str | os.PathLike | None = None, sex_codes: Mapping[str, str] | None = None
+) -> Cohort:
+    """Return the cohort of a table in the layout of the published scripts.
+
+    Parameters
+    ----------
+    path : path
+        CSV with the columns Subject, Study (the center), Path, Group_bin (1 = disease), Sex and Age.
+    image_root : path, optional
+        What a relative Path starts from; the folder of the CSV unless given.
+    sex_codes : mapping, optional
+        Meaning of numeric codes, for instance {"0": "F", "1": "M"}. The words F, M, female and male need none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the CSV or a subject's image does not exist.
+    ValueError
+        If the table has a fault (see `check_table`).
+    """
+    source = Path(os.path.abspath(path))
+    table = _read_rows(source, PUBLISHED_COLUMNS, delimiter=",").assign(scanner="unknown")
+    table = _decode_table(table, source, diagnosis={"1": 1, "0": 0}, sex=SEX_WORDS | dict(sex_codes or {}))
+    root = Path(os.path.abspath(image_root)) if image_root is not None else source.parent
+    table["path"] = [os.path.abspath(root / value) for value in table["path"]]
+    for subject, image in zip(table["subject"], table["path"], strict=True):
+        if not Path(image).is_file():
+            raise FileNotFoundError(f"subject {subject!r}: no image {image}; expected a file, as named by {source}")
+    return _build(table, root, source)
+
+
+def _read_rows(source: Path, columns: Mapping[str, str], *, delimiter: str) -> pd.DataFrame:
+    """Return a file's columns under our names, every value a stripped text and n/a ""; refuse uneven lines."""
+    required = [name for name in columns if name not in OPTIONAL]
+    if not source.is_file():
+        raise FileNotFoundError(f"{source}: no such file; expected a table with the columns {quote_values(required)}")
+    try:
+        with source.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, delimiter=delimiter)
+            lines = [(reader.line_num, [value.strip() for value in line]) for line in reader if any(line)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{source}: not a table in UTF-8 text ({error})") from None
+    header = lines[0][1] if lines else []
+    _check_header(header, required, source)
+    if len(lines) == 1:
+        raise ValueError(f"{source}: the table has no rows; expected at least one subject")
+    for number, line in lines[1:]:
+        if len(line) != len(header):
+            raise ValueError(
+                f"{source}, line {number}: {len(line)} values; expected {len(header)}, one for each column"
+            )
+    values = [["" if value.lower() in MISSING else value for value in line] for _, line in lines[1:]]
+    table = pd.DataFrame(values, columns=header, dtype=object)
+    return table[[name for name in columns if name in header]].rename(columns=columns)
+
+
+def _check_header(header: list[str], required: list[str], source: Path) -> None:
+    expected = f"expected {quote_values(required)}, came {quote_values(header)}"
+    for name in required:
+        if name not in header:
+            raise ValueError(f"{source}: column {name!r} is missing; {expected}")
+    for name in header:
+        if header.count(name) > 1:
+            raise ValueError(f"{source}: column {name!r} is there more than once; {expected}")
+        if name not in OPTIONAL and name.lower() in OPTIONAL:
+            raise ValueError(f"{source}: column {name!r} is not spelled as expected, {name.lower()!r}")
+
+
+def _decode_table(table: pd.DataFrame, source: Path, **codes: Mapping[str, object]) -> pd.DataFrame:
+    """Return the table with coded columns decoded (any case; "1.0" reads as "1") and ages as numbers."""
+    decoded = {"age": [_read_number(value) for value in table["age"]]}
+    for column, meanings in codes.items():
+        lookup = {key.lower(): value for key, value in meanings.items()}
+        keys = [value.lower().removesuffix(".0") for value in table[column]]
+        for subject, key, value in zip(table["subject"], keys, table[column], strict=True):
+            if key not in lookup:
+                came = f"is {value!r}" if value else "is missing"
+                raise ValueError(f"{source}: subject {subject!r}: {column} {came}; expected {quote_values(meanings)}")
+        decoded[column] = [lookup[key] for key in keys]
+    return table.assign(**decoded)
+
+
+def _read_number(text: str) -> float | str:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return text
+
+
+def _build(table: pd.DataFrame, root: Path, source: Path) -> Cohort:
+    try:
+        return Cohort(table, root)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def write_bids(
+    cohort: Cohort, folder: str | os.PathLike, *, positive: str = "PD", negative: str = "HC", overwrite: bool = False
+) -> Path:
+    """Write `participants.tsv` with its dictionary and `dataset_description.json`; return the table's path.
+
+    Images are not written here. Subjects must be named "sub-..." for `read_bids` to find theirs. A dataset description
+    that is there already is kept unless `overwrite` is set.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds a `participants.tsv` already and `overwrite` is not set.
+    ValueError
+        If a subject's name does not start with "sub-".
+    """
+    folder = Path(folder)
+    target = folder / "participants.tsv"
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target}: exists already; expected a folder without another cohort, or overwrite=True")
+    check_column(cohort.table, "subject", cohort.table["subject"].map(_is_bids_name), BIDS_NAME)
+    table = cohort.table.rename(columns={ours: theirs for theirs, ours in BIDS_COLUMNS.items()})
+    table = table[[name for name in BIDS_COLUMNS if name in table]]
+    table = table.assign(diagnosis=table["diagnosis"].map({1: positive, 0: negative})).replace("", "n/a")
+    dictionary = {name: DESCRIPTIONS[name] for name in table}
+    dictionary["diagnosis"] = DESCRIPTIONS["diagnosis"] | {"Levels": {positive: "disease", negative: "control"}}
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(target, sep="\t", index=False, lineterminator="\n")
+    _write_json(folder / "participants.json", dictionary)
+    description = folder / "dataset_description.json"
+    if overwrite or not description.exists():
+        _write_json(description, {"Name": "Cohort of dqc_lib", "BIDSVersion": "1.9.0", "DatasetType": "raw"})
+    return target
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_bids_name(subject: str) -> bool:
+    return re.fullmatch(r"sub-[A-Za-z0-9+_-]+", subject) is not None

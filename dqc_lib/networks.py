@@ -1,0 +1,212 @@
+"""The SFCN classifier, its normalization, and snapshots that replay bit for bit.
+
+Written against the backend-neutral Keras API: TensorFlow, JAX and PyTorch run it alike. Importing this module does
+not import Keras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+
+WIDTHS = (32, 64, 128, 256, 256, 64)
+"""Filters of the six convolutions, as published (Souza et al. 2025; the architecture is that of Peng et al. 2021, doi
+10.1016/j.media.2020.101871)."""
+
+
+@lru_cache(maxsize=1)
+def _layer_classes() -> tuple[type, type]:
+    """Normalization whose statistics can be frozen (FixBN; Zhong et al. 2023), and dropout whose seed is saved with
+    the model."""
+    import keras
+
+    @keras.saving.register_keras_serializable(package="dqc_lib")
+    class FreezableNormalization(keras.layers.BatchNormalization):
+        def __init__(self, *, frozen: bool = False, **options) -> None:
+            super().__init__(**options)
+            self.frozen = frozen
+
+        def call(self, inputs, training=None, mask=None):
+            return super().call(inputs, training=bool(training) and not self.frozen, mask=mask)
+
+        def get_config(self) -> dict:
+            return {**super().get_config(), "frozen": self.frozen}
+
+    @keras.saving.register_keras_serializable(package="dqc_lib")
+    class ReplayableDropout(keras.layers.Dropout):
+        def save_own_variables(self, store) -> None:
+            store["seed"] = keras.ops.convert_to_numpy(self.seed_generator.state)
+
+        def load_own_variables(self, store) -> None:
+            self.seed_generator.state.assign(store["seed"])
+
+    return FreezableNormalization, ReplayableDropout
+
+
+def _find_normalization(model: keras.Model) -> list:
+    return [layer for layer in model.layers if isinstance(layer, _layer_classes()[0])]
+
+
+def build_sfcn(
+    shape: Sequence[int] = (160, 192, 160),
+    *,
+    width: float | Sequence[int] = 1.0,
+    dropout: float = 0.2,
+    learning_rate: float = 1e-4,
+    seed: int = 0,
+) -> keras.Model:
+    """Return a compiled SFCN for binary classification of one-channel volumes.
+
+    Parameters
+    ----------
+    shape : three ints
+        Voxels along i, j, k.
+    width : float or six ints
+        Factor on the published numbers of filters (32, 64, 128, 256, 256, 64), rounded, at least 1 (0.25 gives
+        8-16-32-64-64-16), or the numbers.
+    dropout : float
+        Rate before the last layer.
+    learning_rate : float
+        Of Adam; the loss is binary cross-entropy.
+    seed : int
+        Of the initial weights and of dropout.
+
+    Returns
+    -------
+    keras.Model
+        From (n, I, J, K, 1) to (n, 1), the probability of the disease. With the published shape and width it has
+        2,952,705 parameters.
+    """
+    import keras
+
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"shape must be three positive sizes, got {tuple(shape)!r}")
+    filters = _count_filters(width)
+    seeds = iter(np.random.SeedSequence(seed).generate_state(8).tolist())
+    normalization, dropout_layer = _layer_classes()
+    volume = keras.Input((*shape, 1), name="volume")
+    x = volume
+    for block, count in enumerate(filters, start=1):
+        kernel = 3 if block < len(filters) else 1
+        start = keras.initializers.GlorotUniform(seed=next(seeds))
+        x = keras.layers.Conv3D(count, kernel, padding="same", kernel_initializer=start, name=f"conv{block}")(x)
+        x = normalization(name=f"norm{block}")(x)
+        if block < len(filters):
+            x = keras.layers.MaxPooling3D(2, padding="same", name=f"pool{block}")(x)
+        x = keras.layers.ReLU(name=f"relu{block}")(x)
+    # as published; below 33 voxels nothing is left to average, and "valid" would leave nothing at all
+    x = keras.layers.AveragePooling3D(2, padding="valid" if min(x.shape[1:4]) > 1 else "same", name="average")(x)
+    x = keras.layers.Flatten(name="flatten")(dropout_layer(dropout, seed=next(seeds), name="dropout")(x))
+    head = keras.initializers.GlorotUniform(seed=next(seeds))
+    model = keras.Model(
+        volume, keras.layers.Dense(1, activation="sigmoid", kernel_initializer=head, name="dense")(x), name="sfcn"
+    )
+    _compile(model, keras.optimizers.Adam(learning_rate))
+    return model
+
+
+def _count_filters(width: float | Sequence[int]) -> list[int]:
+    filters = list(width) if isinstance(width, Sequence) else [max(1, round(width * count)) for count in WIDTHS]
+    if len(filters) != len(WIDTHS) or min(filters) < 1 or (np.isscalar(width) and not width > 0):
+        raise ValueError(f"width must be a factor greater than 0 or six numbers of filters, got {width!r}")
+    return filters
+
+
+def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    import keras
+
+    # XLA makes 3-D convolutions several times slower on a CPU; JAX cannot do without it
+    model.compile(optimizer=optimizer, loss="binary_crossentropy", jit_compile=keras.backend.backend() == "jax")
+    optimizer.build(model.trainable_variables)
+
+
+def load_sfcn(path) -> keras.Model:
+    """Return a model saved with `model.save(path)`, optimizer state included; nothing in the file is executed (Keras
+    safe mode)."""
+    import keras
+
+    _layer_classes()  # registers them
+    model = keras.saving.load_model(path, safe_mode=True)
+    _compile(model, model.optimizer)
+    return model
+
+
+def recalibrate_normalization(model: keras.Model, batches: Sequence[np.ndarray]) -> None:
+    """Set the moving statistics of every normalization layer to the mean over the given batches, in place.
+
+    Each center computes the mean and variance of its images' features, and only these numbers travel. Layers are
+    treated one after the other, from the input on, each seeing the already recalibrated ones before it.
+
+    Parameters
+    ----------
+    model : keras.Model
+    batches : sequence of ndarray, each (n, I, J, K, 1)
+        One per center or part of one; weighted by their number of images.
+    """
+    import keras
+
+    for layer in _find_normalization(model):
+        features = keras.Model(model.input, layer.input)
+        mean, square, count = 0.0, 0.0, 0
+        for batch in batches:
+            value = keras.ops.convert_to_numpy(features(batch, training=False)).astype(np.float64)
+            axes = tuple(range(value.ndim - 1))
+            mean, square, count = (
+                mean + value.mean(axes) * len(batch),
+                square + (value**2).mean(axes) * len(batch),
+                count + len(batch),
+            )
+        if count == 0:
+            raise ValueError("recalibration needs at least one image, got none")
+        layer.moving_mean.assign(mean / count)
+        layer.moving_variance.assign(np.maximum(square / count - (mean / count) ** 2, 0.0))
+
+
+def freeze_normalization(model: keras.Model) -> None:
+    """Let every normalization layer use its moving statistics in training too, in place; scale and shift go on
+    learning.
+
+    With batches of 1 to 5 images, batch statistics make the error rates swing from step to step, and a rule that
+    reads rates is blind.
+    """
+    for layer in _find_normalization(model):
+        layer.frozen = True
+    _compile(model, model.optimizer)  # so that the training step is traced anew
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Copies of all variables of a model and its optimizer, kept where the backend keeps them."""
+
+    model: tuple
+    optimizer: tuple
+
+
+def take_snapshot(model: keras.Model) -> Snapshot:
+    """Return a copy of everything a training step changes: weights, normalization statistics, dropout seed, optimizer
+    state."""
+    import keras
+
+    def copy(variables):
+        return tuple(keras.ops.copy(variable.value) for variable in variables)
+
+    return Snapshot(copy(model.variables), copy(model.optimizer.variables))
+
+
+def restore_snapshot(model: keras.Model, snapshot: Snapshot) -> None:
+    """Put the model and its optimizer back to the snapshot, in place; a repeated step then gives the same result bit
+    for bit."""
+    for variables, values in ((model.variables, snapshot.model), (model.optimizer.variables, snapshot.optimizer)):
+        if len(variables) != len(values):
+            raise ValueError(
+                f"the snapshot has {len(values)} variables, the model {len(variables)}: it was taken of another model"
+            )
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)

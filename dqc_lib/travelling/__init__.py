@@ -1,0 +1,22 @@
+"""The travelling model: plan, loop, centers in one process, and studies that compare the arms."""
+
+from dqc_lib.travelling.local import LocalCenters, Update
+from dqc_lib.travelling.loop import Engine, travel, watch
+from dqc_lib.travelling.plan import Cycle, Schedule, Visit, group_by_center, plan_cycles
+from dqc_lib.travelling.study import Arm, RunFolder, Study
+
+__all__ = [
+    "Arm",
+    "Cycle",
+    "Engine",
+    "LocalCenters",
+    "RunFolder",
+    "Schedule",
+    "Study",
+    "Update",
+    "Visit",
+    "group_by_center",
+    "plan_cycles",
+    "travel",
+    "watch",
+]

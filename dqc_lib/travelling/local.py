@@ -1,0 +1,173 @@
+"""All centers in one process: the engine that simulations and notebooks run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from dqc_lib.cohort import Cohort, check_roles
+from dqc_lib.fisher import GradientScale, read_gradient, read_moments
+from dqc_lib.networks import Snapshot, freeze_normalization, recalibrate_normalization, restore_snapshot, take_snapshot
+from dqc_lib.quality import Counts
+from dqc_lib.travelling.plan import group_by_center
+from dqc_lib.volumes import VolumeCache
+
+if TYPE_CHECKING:
+    import keras
+
+CHUNK = 64  # verification subjects per forward pass
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a center sends with the trained model: the training loss, and the update norm where the engine measures
+    it."""
+
+    loss: float
+    norm: float | None = None
+
+
+class LocalCenters:
+    """The centers of a cohort, simulated: the model stays where it is, and each call acts for the center it names.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        With roles. The ground truth on harm is dropped at once.
+    model : keras.Model
+        From `build_sfcn`.
+    volumes : VolumeCache, optional
+        By subject; made from the cohort's paths if not given.
+    threshold : float
+        A score of at least this is called diseased.
+
+    Attributes
+    ----------
+    notes : list of str
+        What `check_roles` found worth saying, such as centers that cannot verify.
+    scale : GradientScale or None
+        What updates are measured against; None until a cycle was watched, and then no update is measured.
+    """
+
+    def __init__(
+        self, cohort: Cohort, model: keras.Model, *, volumes: VolumeCache | None = None, threshold: float = 0.5
+    ) -> None:
+        self.notes = check_roles(cohort)
+        self.cohort, self.model, self.threshold = cohort.blinded(), model, threshold
+        table = self.cohort.table.set_index("subject")
+        self.volumes = volumes or VolumeCache(table["path"].to_dict(), allow_constant=True)
+        expected = tuple(model.input_shape[1:4])
+        if tuple(self.volumes.shape) != expected:
+            raise ValueError(f"the model expects volumes of {expected}, those of the cohort have {self.volumes.shape}")
+        self.scale: GradientScale | None = None
+        self._center, self._diagnosis = table["center"].to_dict(), table["diagnosis"].to_dict()
+        self._verification = group_by_center(self.cohort, role="verification")
+        self._moments: np.ndarray | None = None
+
+    def train(self, center: str, subjects: Sequence[str], *, watched: bool = False) -> Update:
+        """Take one optimizer step on the subjects' images at their center.
+
+        Parameters
+        ----------
+        center : str
+        subjects : sequence of str
+            Training subjects of that center.
+        watched : bool
+            Keep what `read_update` needs.
+        """
+        strangers = [subject for subject in subjects if self._center.get(subject) != center]
+        if strangers:
+            raise ValueError(f"center {center!r} does not hold {strangers}")
+        measures = self.scale is not None
+        self._moments = read_moments(self.model) if measures or watched else None
+        labels = np.array([[self._diagnosis[subject]] for subject in subjects], dtype=np.float32)
+        loss = float(np.asarray(self.model.train_on_batch(self.volumes.batch(subjects), labels)))
+        return Update(loss, self.scale.measure(self.read_update()) if measures else None)
+
+    def read_update(self) -> np.ndarray:
+        """Return the gradient of the last watched step, shape (trainable parameters,)."""
+        if self._moments is None:
+            raise ValueError("no watched step has been taken, so there is no update to read")
+        return read_gradient(self.model, self._moments)
+
+    def verify(self, asks: frozenset[str] = frozenset()) -> dict[str, Counts]:
+        """Return each center's counts on its verification subjects, and its sum of losses if `asks` holds "loss"."""
+        names = [subject for members in self._verification.values() for subject in members]
+        scores = dict(zip(names, self._predict(names), strict=True))
+        return {
+            center: self._count(members, scores, with_loss="loss" in asks)
+            for center, members in self._verification.items()
+        }
+
+    def _count(self, members: list[str], scores: dict[str, float], *, with_loss: bool) -> Counts:
+        truth = np.array([self._diagnosis[subject] for subject in members])
+        score = np.array([scores[subject] for subject in members])
+        called = score >= self.threshold
+        loss = None
+        if with_loss:
+            sure = np.clip(score.astype(np.float64), 1e-7, 1 - 1e-7)
+            loss = float(-np.sum(truth * np.log(sure) + (1 - truth) * np.log(1 - sure)))
+        return Counts(
+            int(np.sum(called & (truth == 0))),
+            int(np.sum(truth == 0)),
+            int(np.sum(~called & (truth == 1))),
+            int(np.sum(truth == 1)),
+            loss,
+        )
+
+    def score(self, role: str = "test") -> pd.DataFrame:
+        """Return the rows of the subjects in a role, with column `score`: the model's probability of the disease."""
+        rows = self.cohort.table[self.cohort.table["role"] == role].drop(columns="path").reset_index(drop=True)
+        return rows.assign(score=self._predict(rows["subject"]))
+
+    def _predict(self, subjects: Iterable[str]) -> np.ndarray:
+        names = list(subjects)
+        chunks = [
+            self.model.predict_on_batch(self.volumes.batch(names[at : at + CHUNK]))[:, 0]
+            for at in range(0, len(names), CHUNK)
+        ]
+        return np.concatenate(chunks) if chunks else np.empty(0, dtype=np.float32)
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of the model and its optimizer."""
+        return take_snapshot(self.model)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put the model and its optimizer back."""
+        restore_snapshot(self.model, snapshot)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set Adam's learning rate."""
+        self.model.optimizer.learning_rate.assign(rate)
+
+    def freeze(self, *, exclude: Iterable[str] = ()) -> None:
+        """Recalibrate the normalization on the training images of all centers but the excluded, and freeze it."""
+        out = set(exclude)
+        groups = [
+            [subject for subject in members if subject not in out] for members in group_by_center(self.cohort).values()
+        ]
+        chunks = [group[at : at + CHUNK] for group in groups for at in range(0, len(group), CHUNK)]
+        recalibrate_normalization(self.model, _Batches(self.volumes, chunks))
+        freeze_normalization(self.model)
+
+    def save(self, path: Path) -> None:
+        """Write the model and its optimizer to a `.keras` file."""
+        self.model.save(path)
+
+
+class _Batches(Sequence):
+    """Batches of volumes, read when asked for."""
+
+    def __init__(self, volumes: VolumeCache, chunks: list[list[str]]) -> None:
+        self._volumes, self._chunks = volumes, chunks
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._volumes.batch(self._chunks[index])

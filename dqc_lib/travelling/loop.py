@@ -1,0 +1,282 @@
+"""The travelling loop: visit, train, verify, roll back, revisit, eliminate. It reads like the paper's workflow figure.
+
+The loop speaks to the centers only through `Engine`, and leaves every decision to a rule.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pandas as pd
+
+from dqc_lib.fisher import GradientScale
+from dqc_lib.ledger import COLUMNS, Ledger
+from dqc_lib.quality import Counts, Docket, Rule, Verdict, WatchingRule, add_counts
+from dqc_lib.travelling.local import Update
+from dqc_lib.travelling.plan import Cycle
+
+
+class Engine(Protocol):
+    """How the loop reaches the centers; `LocalCenters` is the one in a single process."""
+
+    def train(self, center: str, subjects: Iterable[str]) -> Update:
+        """Take one step at the center and return the evidence of the update."""
+
+    def verify(self, asks: frozenset[str]) -> dict[str, Counts]:
+        """Return every center's counts."""
+
+    def snapshot(self) -> Any:
+        """Return a copy of the model and its optimizer."""
+
+    def restore(self, snapshot: Any) -> None:
+        """Put the model and its optimizer back."""
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the learning rate of the steps to come."""
+
+
+@dataclass
+class _Journey:
+    """What the loop carries along: the parties, the books, and the counts of the last accepted model (None: not
+    verified)."""
+
+    engine: Engine
+    rule: Rule
+    ledger: Ledger
+    docket: Docket
+    stage: str
+    bar: Any
+    accepted: Counts | None = None
+    cycle: int = 0
+    decisions: Counter = field(default_factory=Counter)
+
+    def verify(self) -> Counts:
+        return add_counts(self.engine.verify(self.rule.asks))
+
+
+def travel(
+    engine: Engine,
+    plan: Iterable[Cycle],
+    *,
+    rule: Rule | None = None,
+    exclude: Collection[str] = (),
+    ledger: Ledger | None = None,
+    stage: str = "control",
+    revisit_after: int = 2,
+    closing_revisit: bool = True,
+    after_cycle: Callable[[int], None] | None = None,
+    progress: bool = True,
+) -> tuple[Ledger, Docket]:
+    """Let the model travel through the cycles of a plan under a rule.
+
+    Parameters
+    ----------
+    engine : Engine
+        Holds the model, which is changed in place.
+    plan : iterable of Cycle
+        Imposed as it stands, but for subjects that are excluded, wait for a revisit, or have been eliminated.
+    rule : Rule, optional
+        If not given, the model travels unguarded and nothing is verified.
+    exclude : collection of str
+        Subjects never trained on.
+    ledger : Ledger, optional
+        Where the attempts are written.
+    stage : str
+        "pretraining" or "control", for the ledger.
+    revisit_after : int
+        See `Docket`.
+    closing_revisit : bool
+        Try those who still wait when the last cycle is over, so that every flag is judged; the published code does not.
+    after_cycle : callable, optional
+        Called with the number of each finished cycle.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Ledger, Docket
+        Every attempt, and who waits or has been eliminated.
+    """
+    from tqdm.auto import tqdm
+
+    cycles, out = tuple(plan), frozenset(exclude)
+    total = sum(len(visit.batches) for cycle in cycles for visit in cycle.visits)
+    ledger = Ledger() if ledger is None else ledger
+    with tqdm(total=total, desc=stage, unit="batch", disable=not progress) as bar:
+        journey = _Journey(engine, rule or WatchingRule(verifies=False), ledger, Docket(revisit_after), stage, bar)
+        homes = {
+            subject: visit.center
+            for cycle in cycles
+            for visit in cycle.visits
+            for batch in visit.batches
+            for subject in batch
+        }
+        for cycle in cycles:
+            _travel_cycle(journey, cycle, out, homes)
+            if after_cycle is not None:
+                after_cycle(cycle.number)
+        if closing_revisit and journey.docket.due:
+            journey.stage = "closing"
+            _revisit(journey, journey.docket.call(), homes)
+            if after_cycle is not None:
+                after_cycle(journey.cycle)
+    return ledger, journey.docket
+
+
+def _travel_cycle(journey: _Journey, cycle: Cycle, exclude: frozenset[str], homes: dict[str, str]) -> None:
+    journey.cycle = cycle.number
+    journey.engine.set_learning_rate(cycle.learning_rate)
+    for visit in cycle.visits:
+        for batch in visit.batches:
+            admitted = tuple(subject for subject in journey.docket.admit(batch) if subject not in exclude)
+            if admitted:
+                _try_batch(journey, visit.center, admitted)
+            _show(journey, visit.center)
+    _revisit(journey, journey.docket.call(cycle.number), homes)
+
+
+def _try_batch(journey: _Journey, center: str, subjects: tuple[str, ...]) -> None:
+    """Try the batch as a whole; if it looks harmful, each of its images alone, and put off those that look harmful
+    again."""
+    if not _attempt(journey, center, subjects, level="batch", rejected="split"):
+        for subject in subjects:
+            if not _attempt(journey, center, (subject,), level="single", rejected="deferred"):
+                journey.docket.defer(subject, cycle=journey.cycle)
+
+
+def _revisit(journey: _Journey, subjects: tuple[str, ...], homes: dict[str, str]) -> None:
+    for subject in subjects:
+        harmless = _attempt(journey, homes[subject], (subject,), level="revisit", rejected="eliminated")
+        journey.docket.close(subject, harmful=not harmless)
+        _show(journey, homes[subject], step=0)
+
+
+def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level: str, rejected: str) -> bool:
+    """Train, verify if the rule is suspicious, and roll back if it says harmful; return whether the attempt was
+    accepted."""
+    started, engine, rule, n = time.perf_counter(), journey.engine, journey.rule, len(subjects)
+    before = (
+        engine.snapshot() if rule.suspects(n=n, update_norm=math.inf) else None
+    )  # a rule that lets anything pass needs none
+    update = engine.train(center, subjects)
+    reference, after, verdict = None, None, Verdict(False)
+    if rule.suspects(n=n, update_norm=update.norm):
+        after = journey.verify()
+        reference = journey.accepted or _verify_before(journey, before)
+        verdict = rule.judge(n=n, update_norm=update.norm, before=reference, after=after)
+    if verdict.harmful:
+        engine.restore(before)
+        journey.accepted = reference
+    else:
+        journey.accepted = after
+    decision = rejected if verdict.harmful else "accepted"
+    journey.decisions[decision] += 1
+    journey.ledger.append(
+        **_row(journey, center, subjects, level=level, update=update, decision=decision)
+        | _columns_of(after)
+        | {f"reference_{name}": value for name, value in _columns_of(reference).items()}
+        | {"tolerance": verdict.tolerance, "norm_limit": verdict.norm_limit, "seconds": time.perf_counter() - started}
+    )
+    return not verdict.harmful
+
+
+def _verify_before(journey: _Journey, before: Any) -> Counts:
+    """Return the counts of the model before the step, which nobody verified when it was accepted unsuspected."""
+    candidate = journey.engine.snapshot()
+    journey.engine.restore(before)
+    reference = journey.verify()
+    journey.engine.restore(candidate)
+    return reference
+
+
+def _columns_of(counts: Counts | None) -> dict[str, Any]:
+    if counts is None:
+        return dict.fromkeys(("fp", "n_neg", "fn", "n_pos", "loss"))
+    return {"fp": counts.fp, "n_neg": counts.n_neg, "fn": counts.fn, "n_pos": counts.n_pos, "loss": counts.loss}
+
+
+def _row(
+    journey: _Journey, center: str, subjects: tuple[str, ...], *, level: str, update: Update, decision: str
+) -> dict[str, Any]:
+    known = {
+        "cycle": journey.cycle,
+        "stage": journey.stage,
+        "level": level,
+        "center": center,
+        "subjects": list(subjects),
+    }
+    return dict.fromkeys(COLUMNS) | known | {"n": len(subjects), "update_norm": update.norm, "decision": decision}
+
+
+def _show(journey: _Journey, center: str, *, step: int = 1) -> None:
+    if journey.bar.disable:
+        return
+    journey.bar.set_postfix({"cycle": journey.cycle, "center": center, **journey.decisions}, refresh=False)
+    journey.bar.update(step)
+
+
+def watch(
+    engine: Any, cycle: Cycle, *, exclude: Collection[str] = (), ledger: Ledger | None = None, progress: bool = True
+) -> pd.DataFrame:
+    """Measure what updates of good images look like, and leave the model as it was.
+
+    Each image is tried alone at a learning rate of 0, once to learn the scale of the gradients (`engine.scale`) and
+    once, together with the batches of the cycle, to measure the update norms; every center is measured against the
+    others only, so that its own images do not vouch for themselves.
+
+    Parameters
+    ----------
+    engine : LocalCenters
+        After pre-training, with frozen normalization.
+    cycle : Cycle
+        Its batches are watched.
+    exclude : collection of str
+        Subjects left out.
+    ledger : Ledger, optional
+        Receives one row of stage "watch" per attempt.
+
+    Returns
+    -------
+    DataFrame
+        Those rows, ready for `CalibratedRule.from_watch`.
+    """
+    from tqdm.auto import tqdm
+
+    ledger, scale, out = Ledger() if ledger is None else ledger, GradientScale(), set(exclude)
+    batches = [
+        (visit.center, tuple(s for s in batch if s not in out)) for visit in cycle.visits for batch in visit.batches
+    ]
+    batches = [(center, subjects) for center, subjects in batches if subjects]
+    singles = [(center, (subject,)) for center, subjects in batches for subject in subjects]
+    tries = singles + [(center, subjects) for center, subjects in batches if len(subjects) > 1]
+    before, engine.scale = engine.snapshot(), None
+    engine.set_learning_rate(0.0)
+    with tqdm(total=len(singles) + len(tries), desc="watch", unit="attempt", disable=not progress) as bar:
+        for center, subjects in singles:
+            engine.train(center, subjects, watched=True)
+            scale.add(engine.read_update(), fold=center)
+            bar.update()
+        journey = _Journey(engine, WatchingRule(), ledger, Docket(), "watch", bar, cycle=cycle.number)
+        for center, subjects in tries:
+            started = time.perf_counter()
+            loss = engine.train(center, subjects, watched=True).loss
+            update = Update(loss, scale.measure(engine.read_update(), without=center))
+            row = _row(
+                journey,
+                center,
+                subjects,
+                level="batch" if len(subjects) > 1 else "single",
+                update=update,
+                decision="accepted",
+            )
+            ledger.append(**row | {"seconds": time.perf_counter() - started})
+            bar.update()
+    engine.restore(before)
+    engine.scale = scale
+    frame = ledger.to_frame()
+    return frame[frame["stage"] == "watch"]

@@ -1,0 +1,140 @@
+"""What every notebook keeps to, read from the files; and all of them, executed."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+EXPECTED = [
+    "00_start_here",
+    "01_meet_the_centers",
+    "02_harmful_samples",
+    "03_travelling_model",
+    "04_quality_control",
+]
+FOUND = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+ENDING = ["summary", "exercise", "next"]
+every_notebook = pytest.mark.parametrize("name", sorted({*EXPECTED, *FOUND}))
+
+
+def read(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def read_code(name, tag=None):
+    """Returns the sources of the code cells, or of those with `tag`."""
+    cells = [cell for cell in read(name).cells if cell.cell_type == "code"]
+    return [cell.source for cell in cells if tag is None or tag in cell.metadata.get("tags", [])]
+
+
+def read_prose(name):
+    return [cell.source for cell in read(name).cells if cell.cell_type == "markdown"]
+
+
+def is_literal(node):
+    try:
+        ast.literal_eval(node)
+    except ValueError:
+        return False
+    return True
+
+
+def test_the_expected_notebooks_exist():
+    assert set(EXPECTED) <= set(FOUND)
+
+
+@every_notebook
+def test_it_is_valid_and_runs_on_the_kernel_python3(name):
+    notebook = read(name)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.kernelspec.language == "python"
+
+
+@every_notebook
+def test_it_is_stored_without_outputs(name):
+    cells = [cell for cell in read(name).cells if cell.cell_type == "code"]
+    assert not [cell.source for cell in cells if cell.outputs or cell.execution_count]
+    assert "widgets" not in read(name).metadata
+
+
+@every_notebook
+def test_it_starts_with_a_heading_and_a_question(name):
+    first = read(name).cells[0]
+    assert first.cell_type == "markdown"
+    heading, *rest = first.source.splitlines()
+    assert heading.startswith("# ")
+    assert "?" in first.source
+
+
+@every_notebook
+def test_it_has_one_parameters_cell_with_literals_only(name):
+    cells = read_code(name, "parameters")
+    assert len(cells) == 1
+    statements = ast.parse(cells[0]).body
+    assert statements
+    for node in statements:
+        assert isinstance(node, ast.Assign), ast.unparse(node)
+        assert [type(target) for target in node.targets] == [ast.Name], ast.unparse(node)
+        assert is_literal(node.value), ast.unparse(node)
+
+
+@every_notebook
+def test_it_asserts_its_claims(name):
+    claims = read_code(name, "claim")
+    assert claims
+    for source in claims:
+        assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(source))), source
+
+
+@every_notebook
+def test_its_code_cells_are_short(name):
+    assert not [source for source in read_code(name) if len(source.splitlines()) > 15]
+
+
+@every_notebook
+def test_it_installs_nothing_and_names_no_place_on_a_machine(name):
+    forbidden = re.compile(r"pip3? install|conda install|[\"'`(](?:/(?!/)[\w.]+/|~/|[A-Z]:\\)")
+    assert not [source for source in read_code(name) + read_prose(name) if forbidden.search(source)]
+
+
+@every_notebook
+def test_its_prose_needs_no_typesetting(name):
+    latex = re.compile(r"\$\$|\\\(|\\\[|\$[^$\n]*\\[a-z]+[^$\n]*\$")
+    assert not [source for source in read_prose(name) if latex.search(source)]
+
+
+@every_notebook
+def test_it_ends_with_summary_exercise_and_next(name):
+    headings = [line for source in read_prose(name) for line in source.splitlines() if re.match(r"##+ ", line)]
+    assert [re.sub(r"\W", "", line.split()[1]).lower() for line in headings[-3:]] == ENDING
+
+
+@every_notebook
+def test_it_holds_a_solution_to_its_exercise(name):
+    cells = read(name).cells
+    solutions = [number for number, cell in enumerate(cells) if "solution" in cell.metadata.get("tags", [])]
+    exercise = next(number for number, cell in enumerate(cells) if re.search(r"^##+ Exercise", cell.source, flags=re.M))
+    assert solutions
+    assert min(solutions) > exercise
+
+
+@pytest.mark.tutorial
+@pytest.mark.timeout(1800)
+def test_every_notebook_runs_and_the_gallery_is_written(tmp_path):
+    command = [sys.executable, str(FOLDER / "execute.py"), "--output", str(tmp_path / "gallery")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if line.count("|") == 3]
+    assert rows[0] == ["notebook", "seconds", "peak memory MB", "status"]
+    costs = {name: (float(seconds), float(peak), status) for name, seconds, peak, status in rows[1:]}
+    assert set(EXPECTED) <= set(costs)
+    assert {status for _, _, status in costs.values()} == {"ok"}
+    assert max(peak for _, peak, _ in costs.values()) < 2000
+    pages = sorted(path.stem for path in (tmp_path / "gallery").glob("*.html"))
+    assert pages == sorted([*costs, "index"])
