@@ -270,7 +270,7 @@ class Docket:
         return tuple(subject for subject, due in self.due.items() if cycle is None or due <= cycle)
 
     def close(self, subject: str, *, harmful: bool) -> None:
-        """Settle a revisit: harmful again means eliminated for good, otherwise the subject returns to regular visits.
+        """Settle a revisit: harmful again means eliminated for good, otherwise the subject returns to visits."""
         self._refuse_eliminated(subject)
         if subject not in self.due:
             raise KeyError(f"subject {subject!r} is not waiting for a revisit")
