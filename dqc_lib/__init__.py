@@ -17,6 +17,18 @@ _HOMES = {
     ),
     "evaluation": ("add_age_band", "compare_to_truth", "evaluate_cycles", "evaluate_subgroups", "score_predictions"),
     "fisher": ("GradientScale",),
+    "figures": (
+        "ARM_COLORS",
+        "DECISION_COLORS",
+        "draw_centers",
+        "draw_decisions",
+        "draw_histograms",
+        "draw_history",
+        "draw_rates",
+        "draw_slices",
+        "draw_truth",
+        "draw_update_norms",
+    ),
     "harm": ("HARMS", "apply_harm", "flip_label", "parse_harm", "place_harm", "write_harmful"),
     "ledger": ("Ledger", "summarize_centers", "summarize_subjects"),
     "networks": (
@@ -44,7 +56,7 @@ _HOMES = {
     "volumes": ("Volume", "VolumeCache", "read_volume", "rescale_to_uint8", "write_volume"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = (*_HOMES, "figures")
+_MODULES = tuple(_HOMES)
 
 __version__ = "0.1.0"
 __all__ = sorted([*_HOME_OF, *_MODULES])

@@ -7,6 +7,7 @@ artefacts are in `dqc_lib.artefacts`; the marks ``harm`` and ``placement`` are g
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -234,7 +235,8 @@ def write_harmful(
 ) -> Cohort:
     """Write the images of the harmful subjects, harmed, and return the cohort that points at them.
 
-    Do it once, after all calls of `place_harm`: a second time would harm what is harmed already.
+    Do it once, after all calls of `place_harm`: a second time would harm what is harmed already. A folder that holds
+    the same harm, by subject, seed and scale, is read instead of written again.
 
     Parameters
     ----------
@@ -260,35 +262,59 @@ def write_harmful(
     Raises
     ------
     FileExistsError, KeyError, ValueError
-        If the folder holds a ``participants.tsv``; if a mark is not one of `describe_harm`; if no subject is harmful,
-        an image is negative somewhere, or harming leaves it without contrast. Nothing is written before marks and
-        folder are checked.
+        If the folder holds another cohort or other harm; if a mark is not one of `describe_harm`; if no subject is
+        harmful, an image is negative somewhere, or harming leaves it without contrast. Nothing is written before marks
+        and folder are checked.
     """
     root = Path(folder).resolve()
-    if (root / "participants.tsv").exists():
-        raise FileExistsError(f"{root / 'participants.tsv'} exists; expected a folder without a cohort")
     if not cohort.harmful:
         raise ValueError("expected harmful subjects (place_harm marks them), came none")
     table = cohort.table.copy()
     rows = table.index[table["subject"].isin(cohort.harmful)]
     marks = {row: parse_harm(table.at[row, "harm"]) for row in rows}
+    there = _check_folder(
+        root, {"seed": seed, "maximum": maximum, "harm": dict(cohort.table.loc[rows, ["subject", "harm"]].values)}
+    )
     for done, row in enumerate(rows, start=1):
         (kind, strength), subject = marks[row], table.at[row, "subject"]
-        volume = read_volume(table.at[row, "path"], subject=subject)
-        stream = np.random.SeedSequence([seed, crc32(subject.encode())])
-        top = _find_maximum(volume.array, subject=subject) if maximum is None else maximum
-        array = apply_harm(volume.array, kind, strength=strength, seed=stream, maximum=top)
-        if array.min() == array.max():
-            raise ValueError(f"subject {subject!r}: {kind!r} at strength {strength:g} leaves an image without contrast")
         path = root / subject / "anat" / f"{subject}_T1w.nii.gz"
-        write_volume(path, array, affine=volume.affine)
+        if not there:
+            stream = np.random.SeedSequence([seed, crc32(subject.encode())])
+            _write_image(
+                table.at[row, "path"], path, kind, strength=strength, seed=stream, maximum=maximum, subject=subject
+            )
         table.at[row, "path"] = str(path)
         if not HARMS[kind].image:
             table.at[row, "diagnosis"] = flip_label(table.at[row, "diagnosis"])
         if progress is not None:
             progress(done, len(rows))
-    write_bids(Cohort(table.loc[rows], root), root)
+    if not there:
+        write_bids(Cohort(table.loc[rows], root), root)
     return cohort.replace(table)
+
+
+def _check_folder(root: Path, wanted: dict) -> bool:
+    """Return whether the folder holds just this harm already; if it holds nothing, note there what will be written."""
+    note = root / "harm.json"
+    found = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
+    if (root / "participants.tsv").exists() or found is not None:
+        if found != wanted:
+            raise FileExistsError(f"{root} holds another cohort or other harm; expected a folder of its own")
+        return (root / "participants.tsv").exists()
+    root.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    return False
+
+
+def _write_image(
+    source: str, path: Path, kind: str, *, strength: float, seed, maximum: float | None, subject: str
+) -> None:
+    volume = read_volume(source, subject=subject)
+    top = _find_maximum(volume.array, subject=subject) if maximum is None else maximum
+    array = apply_harm(volume.array, kind, strength=strength, seed=seed, maximum=top)
+    if array.min() == array.max():
+        raise ValueError(f"subject {subject!r}: {kind!r} at strength {strength:g} leaves an image without contrast")
+    write_volume(path, array, affine=volume.affine)
 
 
 def _find_maximum(array: np.ndarray, *, subject: str) -> float:

@@ -182,7 +182,7 @@ class CalibratedRule:
             )
 
     @classmethod
-    def from_watch(cls, watched: pd.DataFrame, *, reach: float = 1.5, at_least: int = 8) -> CalibratedRule:
+    def from_watch(cls, watched: pd.DataFrame, *, reach: float = 1.0, at_least: int = 8) -> CalibratedRule:
         """Return the rule whose limits come from a cycle that only watched.
 
         With m the median and q the 90th percentile of the log update norms of a size, its limit is exp(q + reach * (q
@@ -234,7 +234,9 @@ class CalibratedRule:
         """Return harmful if the update is suspicious and the candidate does not misdiagnose less than the model
         before."""
         suspicious = self.suspects(n=n, update_norm=update_norm)
-        acquitted = np.nansum(after.rates()) < np.nansum(before.rates())
+        better = [new < old for old, new in zip(before.rates(), after.rates(), strict=True)]
+        worse = [new > old for old, new in zip(before.rates(), after.rates(), strict=True)]
+        acquitted = any(better) and not any(worse)
         return Verdict(suspicious and not acquitted, tolerance=0.0, norm_limit=self.limit(n))
 
 

@@ -463,7 +463,7 @@ def test_harm_that_leaves_no_contrast_is_refused_by_subject(good, tmp_path):
 def test_nothing_is_written_where_marks_or_folder_are_wrong(good, tmp_path):
     marked = place_harm(good, kind="inversion", centers=["A"])
     write_bids(good, tmp_path / "taken")
-    with pytest.raises(FileExistsError, match="participants.tsv exists"):
+    with pytest.raises(FileExistsError, match="holds another cohort"):
         write_harmful(marked, tmp_path / "taken")
     with pytest.raises(ValueError, match="expected harmful subjects"):
         write_harmful(good, tmp_path / "none")
@@ -476,3 +476,14 @@ def test_artefacts_import_nothing_of_the_library():
     tree = ast.parse(Path(artefacts.__file__).read_text(encoding="utf-8"))
     modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert not [module for module in modules if module.startswith("dqc_lib")]
+
+
+def test_the_same_harm_is_written_once_and_other_harm_refused(good, tmp_path):
+    marked = place_harm(good, kind="inversion", centers=["A"])
+    first = write_harmful(marked, tmp_path / "harmed", seed=1)
+    times = {path: Path(path).stat().st_mtime_ns for path in first.table["path"]}
+    again = write_harmful(marked, tmp_path / "harmed", seed=1)
+    assert again.table.equals(first.table)
+    assert {path: Path(path).stat().st_mtime_ns for path in again.table["path"]} == times
+    with pytest.raises(FileExistsError, match="other harm"):
+        write_harmful(marked, tmp_path / "harmed", seed=2)

@@ -1,0 +1,92 @@
+"""Phantom cohorts on disk, as BIDS folders."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from dqc_lib.cohort import Cohort, read_bids, write_bids
+from dqc_lib.phantom.painting import Recipe, load_template, paint_phantom
+from dqc_lib.phantom.subjects import draw_subjects
+from dqc_lib.volumes import write_volume
+
+
+def write_phantoms(
+    folder: str | Path, *, sites="sample", recipe: Recipe | None = None, progress: bool = True
+) -> Cohort:
+    """Write a phantom cohort as a BIDS folder, or read it if it is there already.
+
+    Parameters
+    ----------
+    folder : path
+        Where the cohort lives; made if missing. A folder with the same recipe is read, not written again, and one
+        that was left half-way is finished.
+    sites : as in `draw_subjects`
+    recipe : Recipe, optional
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Cohort
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a cohort of another recipe, or anything else.
+    """
+    folder, recipe = Path(folder), recipe or Recipe()
+    table = draw_subjects(sites, seed=recipe.seed)
+    _claim_folder(folder, sites=sites, recipe=recipe)
+    if not (folder / "participants.tsv").exists():
+        table["path"] = [str(folder.resolve() / name / "anat" / f"{name}_T1w.nii.gz") for name in table["subject"]]
+        _write_images(table, recipe=recipe, progress=progress)
+        write_bids(Cohort(table, folder), folder)  # last: its presence says that every image is there
+    return read_bids(folder)
+
+
+def _claim_folder(folder: Path, *, sites, recipe: Recipe) -> None:
+    note = folder / "recipe.json"
+    wanted = json.loads(
+        json.dumps({"sites": sites if isinstance(sites, str) else [list(pair) for pair in sites], **asdict(recipe)})
+    )
+    if note.exists():
+        if json.loads(note.read_text()) != wanted:
+            raise ValueError(
+                f"{folder} holds phantoms of another recipe (see {note}); choose another folder or remove it"
+            )
+        return
+    if folder.exists() and any(folder.glob("sub-*")):
+        raise ValueError(
+            f"{folder} holds a cohort that is not made of phantoms (no recipe.json); choose an empty folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(wanted, indent=2) + "\n")
+
+
+def _write_images(table: pd.DataFrame, *, recipe: Recipe, progress: bool) -> None:
+    from tqdm.auto import tqdm
+
+    def write(row) -> None:
+        if not Path(row.path).exists():
+            array = paint_phantom(
+                row.subject,
+                center=row.center,
+                diagnosis=row.diagnosis,
+                sex=row.sex,
+                age=row.age,
+                scanner=row.scanner,
+                recipe=recipe,
+            )
+            write_volume(row.path, array, affine=recipe.affine)
+
+    load_template()  # once, before the threads ask for it
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # scipy.ndimage releases the interpreter lock
+        rows = list(table.itertuples())
+        for _ in tqdm(pool.map(write, rows), total=len(rows), desc="phantoms", unit="volume", disable=not progress):
+            pass
