@@ -27,10 +27,22 @@ def read_moments(model: keras.Model) -> np.ndarray:
     """Return Adam's first moments, one after the other, shape (trainable parameters,), float32."""
     import keras
 
+    return np.concatenate([keras.ops.convert_to_numpy(variable).ravel() for variable in _find_moments(model)])
+
+
+def forget_momentum(model: keras.Model) -> None:
+    """Set Adam's first moments to zero, in place: the next step follows its own gradient alone."""
+    import keras
+
+    for variable in _find_moments(model):
+        variable.assign(keras.ops.zeros_like(variable))
+
+
+def _find_moments(model: keras.Model) -> list:
     moments = [variable for variable in model.optimizer.variables if variable.path.endswith("momentum")]
     if len(moments) != len(model.trainable_variables):
         raise ValueError(f"update norms need Adam, got {model.optimizer.__class__.__name__}")
-    return np.concatenate([keras.ops.convert_to_numpy(variable).ravel() for variable in moments])
+    return moments
 
 
 def read_gradient(model: keras.Model, moments_before: np.ndarray) -> np.ndarray:

@@ -236,7 +236,7 @@ def write_harmful(
     """Write the images of the harmful subjects, harmed, and return the cohort that points at them.
 
     Do it once, after all calls of `place_harm`: a second time would harm what is harmed already. A folder that holds
-    the same harm, by subject, seed and scale, is read instead of written again.
+    the same harm of the same files is read instead of written again.
 
     Parameters
     ----------

@@ -6,6 +6,8 @@ not import Keras.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,11 +23,30 @@ WIDTHS = (32, 64, 128, 256, 256, 64)
 10.1016/j.media.2020.101871)."""
 
 
+def import_keras():
+    """Return keras, its backend started without the messages that TensorFlow's C++ parts write past Python's logging.
+
+    They say that no GPU was found and the like; in a notebook they would stand above the first result.
+    """
+    if "keras" not in sys.modules:
+        with open(os.devnull, "wb") as nowhere:
+            before = os.dup(2)
+            os.dup2(nowhere.fileno(), 2)
+            try:
+                import keras
+
+                keras.ops.zeros(1)  # the backend looks for its devices now, not later
+            finally:
+                os.dup2(before, 2)
+                os.close(before)
+    return sys.modules["keras"]
+
+
 @lru_cache(maxsize=1)
 def _layer_classes() -> tuple[type, type]:
     """Normalization whose statistics can be frozen (FixBN; Zhong et al. 2023), and dropout whose seed is saved with
     the model."""
-    import keras
+    keras = import_keras()
 
     @keras.saving.register_keras_serializable(package="dqc_lib")
     class FreezableNormalization(keras.layers.BatchNormalization):
@@ -84,7 +105,7 @@ def build_sfcn(
         From (n, I, J, K, 1) to (n, 1), the probability of the disease. With the published shape and width it has
         2,952,705 parameters.
     """
-    import keras
+    keras = import_keras()
 
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape must be three positive sizes, got {tuple(shape)!r}")
@@ -113,14 +134,14 @@ def build_sfcn(
 
 
 def _count_filters(width: float | Sequence[int]) -> list[int]:
-    filters = list(width) if isinstance(width, Sequence) else [max(1, round(width * count)) for count in WIDTHS]
-    if len(filters) != len(WIDTHS) or min(filters) < 1 or (np.isscalar(width) and not width > 0):
+    good = len(width) == len(WIDTHS) and min(width) >= 1 if isinstance(width, Sequence) else 0 < width < np.inf
+    if not good:
         raise ValueError(f"width must be a factor greater than 0 or six numbers of filters, got {width!r}")
-    return filters
+    return list(width) if isinstance(width, Sequence) else [max(1, round(width * count)) for count in WIDTHS]
 
 
 def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
-    import keras
+    keras = import_keras()
 
     # XLA makes 3-D convolutions several times slower on a CPU; JAX cannot do without it
     model.compile(optimizer=optimizer, loss="binary_crossentropy", jit_compile=keras.backend.backend() == "jax")
@@ -130,7 +151,7 @@ def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
 def load_sfcn(path) -> keras.Model:
     """Return a model saved with `model.save(path)`, optimizer state included; nothing in the file is executed (Keras
     safe mode)."""
-    import keras
+    keras = import_keras()
 
     _layer_classes()  # registers them
     model = keras.saving.load_model(path, safe_mode=True)
@@ -150,7 +171,7 @@ def recalibrate_normalization(model: keras.Model, batches: Sequence[np.ndarray])
     batches : sequence of ndarray, each (n, I, J, K, 1)
         One per center or part of one; weighted by their number of images.
     """
-    import keras
+    keras = import_keras()
 
     for layer in _find_normalization(model):
         features = keras.Model(model.input, layer.input)
@@ -192,7 +213,7 @@ class Snapshot:
 def take_snapshot(model: keras.Model) -> Snapshot:
     """Return a copy of everything a training step changes: weights, normalization statistics, dropout seed, optimizer
     state."""
-    import keras
+    keras = import_keras()
 
     def copy(variables):
         return tuple(keras.ops.copy(variable.value) for variable in variables)
@@ -203,10 +224,16 @@ def take_snapshot(model: keras.Model) -> Snapshot:
 def restore_snapshot(model: keras.Model, snapshot: Snapshot) -> None:
     """Put the model and its optimizer back to the snapshot, in place; a repeated step then gives the same result bit
     for bit."""
-    for variables, values in ((model.variables, snapshot.model), (model.optimizer.variables, snapshot.optimizer)):
-        if len(variables) != len(values):
+    variables, values = (*model.variables, *model.optimizer.variables), (*snapshot.model, *snapshot.optimizer)
+    if len(variables) != len(values):
+        raise ValueError(
+            f"the snapshot has {len(values)} variables, the model {len(variables)}: it was taken of another model"
+        )
+    for variable, value in zip(variables, values, strict=True):
+        if tuple(variable.shape) != tuple(value.shape):
             raise ValueError(
-                f"the snapshot has {len(values)} variables, the model {len(variables)}: it was taken of another model"
+                f"{variable.path} is {tuple(variable.shape)} in the model and {tuple(value.shape)} in the snapshot: "
+                "it was taken of another model"
             )
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -85,10 +85,13 @@ class Verdict:
 class Rule(Protocol):
     """What the travelling loop asks of a rule.
 
-    `asks` names what each center must answer beyond its four integers: nothing, or "loss" (see `Counts`).
+    `asks` names what each center must answer beyond its four integers: nothing, or "loss" (see `Counts`). `isolates`
+    says that the step is to be verified without the momentum of earlier steps, as if these images alone moved the
+    model.
     """
 
     asks: frozenset[str]
+    isolates: bool
 
     def suspects(self, *, n: int, update_norm: float | None) -> bool:
         """Return whether the centers must verify this attempt; if not, it is accepted at once."""
@@ -105,6 +108,7 @@ class WatchingRule:
 
     verifies: bool = True
     asks: frozenset[str] = frozenset()
+    isolates: bool = False
 
     def suspects(self, *, n: int, update_norm: float | None) -> bool:
         """Return whether attempts are to be verified for the record."""
@@ -139,6 +143,7 @@ class PublishedRule:
     tolerance: float = 0.02
     denominators: str = "standard"
     asks: frozenset[str] = frozenset()
+    isolates: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
@@ -162,8 +167,10 @@ class CalibratedRule:
     """Suspicious by the size of the update, harmful unless verification acquits.
 
     An attempt is suspicious if its update norm (see `dqc_lib.fisher`) passes the limit for its number of images. Only
-    then is it verified, and it is acquitted if the candidate misdiagnoses less than the model before it: if the sum
-    of the two error rates falls. Novel but useful images get that chance; harm that does no damage yet does not.
+    then is it verified, without the momentum of earlier steps, and it is acquitted if the candidate misdiagnoses less
+    than the model before it: if one error rate falls and the other does not rise. Novel but useful images get that
+    chance; harm that does no damage yet does not. A harmful step can be acquitted too, when its label happens to push
+    the output in the direction the model needs just then.
 
     Parameters
     ----------
@@ -174,6 +181,7 @@ class CalibratedRule:
 
     limits: Mapping[int, float] = field(hash=False)
     asks: frozenset[str] = frozenset()
+    isolates: bool = True
 
     def __post_init__(self) -> None:
         if not self.limits or min(self.limits) < 1 or not all(limit > 0 for limit in self.limits.values()):
@@ -189,6 +197,9 @@ class CalibratedRule:
         - m)). Update norms are skewed, so the upper half alone says how far good ones spread; and what lies beyond
         the 90th percentile, a few harmful attempts in the watched cycle for example, hardly moves the limit. Sizes
         watched fewer than `at_least` times are taken together with the smaller ones before them.
+
+        No limit exceeds that of a smaller size: the mean of n gradients is no longer than the longest of them, so a
+        batch above the limit of single images holds one that is.
 
         Parameters
         ----------
@@ -216,7 +227,8 @@ class CalibratedRule:
             own = np.log(norms[sizes == size].to_numpy())
             pool = own if len(own) >= at_least else np.concatenate([pool, own])
             median, high = np.quantile(pool, (0.5, 0.9))
-            limits[int(size)] = float(np.exp(high + reach * (high - median)))
+            limit = float(np.exp(high + reach * (high - median)))
+            limits[int(size)] = min([limit, *limits.values()])
         return cls(limits)
 
     def limit(self, n: int) -> float:
@@ -231,8 +243,7 @@ class CalibratedRule:
         return not update_norm <= self.limit(n)
 
     def judge(self, *, n: int, update_norm: float | None, before: Counts, after: Counts) -> Verdict:
-        """Return harmful if the update is suspicious and the candidate does not misdiagnose less than the model
-        before."""
+        """Return harmful if the update is suspicious and the candidate does not misdiagnose less than before."""
         suspicious = self.suspects(n=n, update_norm=update_norm)
         better = [new < old for old, new in zip(before.rates(), after.rates(), strict=True)]
         worse = [new > old for old, new in zip(before.rates(), after.rates(), strict=True)]

@@ -71,7 +71,7 @@ for (const box of document.querySelectorAll(".plotly-figure")) {
   const { data, layout = {}, frames = [] } = JSON.parse(box.querySelector("script").textContent);
   const small = box.classList.contains("thumbnail");
   const bare = { title: undefined, width: undefined, height: 190, margin: { l: 30, r: 10, t: 10, b: 25 },
-    showlegend: false, updatemenus: [], sliders: [] };
+    showlegend: false, annotations: [], updatemenus: [], sliders: [] };
   Plotly.newPlot(box.querySelector("div"), { data, frames: small ? [] : frames,
     layout: small ? { ...layout, ...bare } : layout,
     config: { responsive: true, displaylogo: false, staticPlot: small, ...PRIVATE } });

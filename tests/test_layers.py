@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("cohort", "volumes", "ledger", "artefacts"),
-    ("quality", "networks", "phantom", "harm"),
+    ("quality", "networks", "fisher", "phantom", "harm"),
     ("evaluation", "detection"),
     ("figures", "travelling"),
     ("widgets", "federation"),

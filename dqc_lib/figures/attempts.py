@@ -32,7 +32,7 @@ def draw_decisions(ledger: pd.DataFrame, *, title: str) -> Figure:
     said = ", ".join(f"{counts[name]} {name}" for name in DECISION_COLORS if name in counts)
     alt = f"{len(rows)} attempts in {len(centers)} centers: {said}."
     figure = start_figure(title=title, alt=alt, height=120 + 26 * len(centers))
-    _add_decisions(figure, rows, y=rows["center"].map(escape), said="%{y}")
+    _add_decisions(figure, rows, y=rows["center"].map(escape))
     ticks = {"categoryorder": "array", "categoryarray": [escape(center) for center in centers]}
     figure.update_yaxes(title="center", type="category", autorange="reversed", automargin=True, **ticks)
     _mark_cycles(figure, rows)
@@ -207,7 +207,7 @@ def _number_attempts(ledger: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(attempt=np.arange(1, len(rows) + 1))
 
 
-def _add_decisions(figure: Figure, rows: pd.DataFrame, *, y: Any, said: str, row: int | None = None) -> None:
+def _add_decisions(figure: Figure, rows: pd.DataFrame, *, y: Any, said: str = "", row: int | None = None) -> None:
     """Add one trace of marks per decision; `said` is what a mark tells of its height."""
     import plotly.graph_objects as go
 
@@ -227,7 +227,7 @@ def _add_decisions(figure: Figure, rows: pd.DataFrame, *, y: Any, said: str, row
                         "line": {"width": 0.7, "color": "#444444"},
                     },
                     customdata=[[_describe_attempt(attempt)] for attempt in part.to_dict("records")],
-                    hovertemplate=f"%{{customdata[0]}}<br>{said}<br>{name}<extra></extra>",
+                    hovertemplate=f"%{{customdata[0]}}<br>{said}{'<br>' * bool(said)}{name}<extra></extra>",
                     legendgroup=name,
                     showlegend=row in (None, 1),
                 ),

@@ -32,7 +32,7 @@ def draw_centers(by_center: pd.DataFrame, *, title: str) -> Figure:
     alt = (
         f"Bar chart of {len(names)} centers with {totals.min()} to {totals.max()} subjects; {one_class} have one class."
     )
-    row = 14 if len(names) > MANY else 26
+    row = 12 if len(names) > MANY else 26
     figure = start_figure(title=title, alt=alt, height=110 + row * len(names), barmode="stack", bargap=0.25)
     for label, column in (("diseased", "n_positive"), ("control", "n_negative")):
         figure.add_trace(
@@ -60,5 +60,7 @@ def draw_centers(by_center: pd.DataFrame, *, title: str) -> Figure:
         )
     figure.update_xaxes(title="subjects", range=[0, totals.max() * 1.15])
     ticks = {"tickmode": "array", "tickvals": names, "tickfont": {"size": 12 if row > 20 else 9}}
-    figure.update_yaxes(title="center", type="category", range=[len(names) - 0.4, -0.6], automargin=True, **ticks)
+    figure.update_yaxes(
+        title="center", type="category", range=[len(names) - 0.4, -0.6], automargin=True, ticklabelstandoff=4, **ticks
+    )
     return figure

@@ -32,8 +32,8 @@ def draw_slices(
 ) -> Figure:
     """Return orthogonal slices through volumes, all in the same millimetres and the same greys.
 
-    One volume has its planes side by side; of several volumes each has a column (five to a row) and its planes stand
-    below one another. The subject's left is on the left.
+    One volume has its planes side by side and its label below the title; of several volumes each has a column (five to
+    a row) and its planes stand below one another. The subject's left is on the left.
 
     Parameters
     ----------
@@ -77,14 +77,16 @@ def draw_slices(
         vertical_spacing=26 / (scale * heights.sum() + 26 * n_rows),
     )
     figure.update_layout(coloraxis={"colorscale": "gray", "cmin": float(low), "cmax": float(high), "showscale": False})
-    figure.update_layout(margin={"l": 10, "r": 10, "b": 10, "t": figure.layout.margin.t + 22})
+    subtitle = escape(next(iter(volumes))) if len(volumes) == 1 else ""
+    top = figure.layout.margin.t + (40 if subtitle else 22)
+    figure.update_layout(margin={"l": 10, "r": 10, "b": 10, "t": top}, title_subtitle_text=subtitle)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     for row, column, label, plane in cells:
         array, spacing = volumes[label]
         _add_slice(figure, array, spacing, plane=plane, share=position[PLANES[plane][2]], at=(row + 1, column + 1))
         _frame_slice(figure, extents[plane], plane=plane, at=(row + 1, column + 1))
-        heading = label if plane == planes[0] and len(volumes) > 1 else f"{label}, {plane}" if len(volumes) == 1 else ""
+        heading = plane if len(volumes) == 1 else label if plane == planes[0] else ""
         _label_slice(figure, heading, plane=plane, at=(row + 1, column + 1))
     return figure
 
@@ -208,9 +210,8 @@ def draw_histograms(
                 mode="lines",
                 line={"shape": "hv", "width": 2, "color": color},
                 name=escape(f"{label} (n = {array.size:,} voxels)"),
-                hovertemplate="from intensity %{x:.4g} on<br>%{customdata:.3g} % of voxels<extra>"
-                + escape(label)
-                + "</extra>",
+                hovertemplate="from intensity %{x:.4g} on<br>%{customdata:.3g} % of voxels"
+                "<extra>%{fullData.name}</extra>",
             )
         )
     figure.update_xaxes(title="intensity")

@@ -72,12 +72,12 @@ def draw_history(
                 mode="lines+markers",
                 line={"color": color, "dash": dash, "width": 2},
                 marker={"size": 6},
-                hovertemplate=f"cycle %{{x}}<br>{name} %{{y:.3f}}<extra>{escape(text)}</extra>",
+                hovertemplate=f"cycle %{{x}}<br>{name} %{{y:.3f}}<extra>%{{fullData.name}}</extra>",
             )
         )
     values = rows[metric].dropna()
     floor = min([0.45 if metric == "auroc" else 0.0, *values - 0.05])
-    figure.update_xaxes(title="cycle", dtick=2)
+    figure.update_xaxes(title="cycle", dtick=1 if rows["cycle"].nunique() <= 12 else 2)
     figure.update_yaxes(title=f"test {name}", range=[max(floor, -0.02), 1.02])
     if metric == "auroc":
         figure.add_hline(y=0.5, line={"color": PALETTE["grey"], "width": 1, "dash": "dot"})
@@ -159,7 +159,7 @@ def draw_truth(comparisons: Mapping[str, pd.DataFrame], *, title: str) -> Figure
                 text=[f"{row.eliminated} of {row.n}" for row in table.itertuples()],
                 textposition="outside",
                 cliponaxis=False,
-                hovertemplate="%{x}<br>%{text} eliminated, %{y:.0f} %<extra>" + escape(rule) + "</extra>",
+                hovertemplate="%{x}<br>%{text} eliminated, %{y:.0f} %<extra>%{fullData.name}</extra>",
             )
         )
     figure.update_yaxes(title="eliminated (% of images)", range=[0, 110], tickvals=list(range(0, 101, 20)))

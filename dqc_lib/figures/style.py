@@ -48,6 +48,8 @@ DIAGNOSIS_COLORS = MappingProxyType({"diseased": PALETTE["orange"], "control": P
 OTHER_COLORS = tuple(PALETTE[name] for name in ("black", "orange", "sky blue", "yellow"))
 PRIVATE = MappingProxyType({"showSendToCloud": False, "displaylogo": False, "plotlyServerURL": "", "responsive": True})
 """Settings of plotly.js: no button that uploads the figure, and nowhere to upload it to."""
+UNUSED_BUTTONS = ("zoom", "pan", "select", "lasso", "zoomIn", "zoomOut", "autoScale")
+"""Left out so that the title has room on a phone; dragging zooms in and the house resets."""
 TITLE_WIDTH = 56  # characters to a line
 
 
@@ -72,8 +74,8 @@ def get_arm_colors(names: list[str]) -> dict[str, str]:
 
 
 def escape(value: Any) -> str:
-    """Return a value as text that plotly shows as it is; tags in it are not obeyed."""
-    return html.escape(str(value), quote=False)
+    """Return a value as text that plotly shows as it is; tags and templates in it are not obeyed."""
+    return html.escape(str(value), quote=False).replace("%{", "&#37;{")
 
 
 def fade(color: str, opacity: float) -> str:
@@ -99,7 +101,7 @@ def start_figure(*, title: str, alt: str, height: int, **layout: Any) -> Figure:
     from plotly.graph_objects import Figure
 
     _keep_private()
-    lines = textwrap.wrap(" ".join(str(title).split()), TITLE_WIDTH) or [""]
+    lines = _wrap(str(title))
     top = 26 + 21 * len(lines)
     figure = Figure()
     figure.update_layout(
@@ -116,10 +118,19 @@ def start_figure(*, title: str, alt: str, height: int, **layout: Any) -> Figure:
         margin={"l": 60, "r": 20, "t": top, "b": 50},
         height=height + top,
         hoverlabel={"align": "left"},
+        modebar={"remove": list(UNUSED_BUTTONS)},
         meta={"alt": f"{' '.join(str(title).split())}. {alt}"},
         **layout,
     )
     return figure
+
+
+def _wrap(title: str) -> list[str]:
+    """Return a title in lines of about the same length, as few as fit."""
+    text = " ".join(title.split())
+    fewest = max(1, len(textwrap.wrap(text, TITLE_WIDTH)))
+    widths = range(max(1, len(text) // fewest), TITLE_WIDTH + 1)
+    return next((lines for width in widths if len(lines := textwrap.wrap(text, width)) == fewest), [text])
 
 
 def _keep_private() -> None:

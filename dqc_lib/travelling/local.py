@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dqc_lib.cohort import Cohort, check_roles
-from dqc_lib.fisher import GradientScale, read_gradient, read_moments
+from dqc_lib.fisher import GradientScale, forget_momentum, read_gradient, read_moments
 from dqc_lib.networks import Snapshot, freeze_normalization, recalibrate_normalization, restore_snapshot, take_snapshot
 from dqc_lib.quality import Counts
 from dqc_lib.travelling.plan import group_by_center
@@ -69,7 +69,7 @@ class LocalCenters:
         self._verification = group_by_center(self.cohort, role="verification")
         self._moments: np.ndarray | None = None
 
-    def train(self, center: str, subjects: Sequence[str], *, watched: bool = False) -> Update:
+    def train(self, center: str, subjects: Sequence[str], *, alone: bool = False, watched: bool = False) -> Update:
         """Take one optimizer step on the subjects' images at their center.
 
         Parameters
@@ -77,12 +77,16 @@ class LocalCenters:
         center : str
         subjects : sequence of str
             Training subjects of that center.
+        alone : bool
+            Forget the momentum of earlier steps first, so that these images alone decide where the model moves.
         watched : bool
             Keep what `read_update` needs.
         """
         strangers = [subject for subject in subjects if self._center.get(subject) != center]
         if strangers:
             raise ValueError(f"center {center!r} does not hold {strangers}")
+        if alone:
+            forget_momentum(self.model)
         measures = self.scale is not None
         self._moments = read_moments(self.model) if measures or watched else None
         labels = np.array([[self._diagnosis[subject]] for subject in subjects], dtype=np.float32)

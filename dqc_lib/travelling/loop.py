@@ -24,8 +24,8 @@ from dqc_lib.travelling.plan import Cycle
 class Engine(Protocol):
     """How the loop reaches the centers; `LocalCenters` is the one in a single process."""
 
-    def train(self, center: str, subjects: Iterable[str]) -> Update:
-        """Take one step at the center and return the evidence of the update."""
+    def train(self, center: str, subjects: Iterable[str], *, alone: bool = False) -> Update:
+        """Take one step at the center and return the evidence of the update; `alone` leaves momentum out of it."""
 
     def verify(self, asks: frozenset[str]) -> dict[str, Counts]:
         """Return every center's counts."""
@@ -166,14 +166,13 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
     update = engine.train(center, subjects)
     reference, after, verdict = None, None, Verdict(False)
     if rule.suspects(n=n, update_norm=update.norm):
-        after = journey.verify()
-        reference = journey.accepted or _verify_before(journey, before)
+        reference, after = _verify_step(journey, before, center, subjects)
         verdict = rule.judge(n=n, update_norm=update.norm, before=reference, after=after)
     if verdict.harmful:
         engine.restore(before)
         journey.accepted = reference
     else:
-        journey.accepted = after
+        journey.accepted = None if rule.isolates else after
     decision = rejected if verdict.harmful else "accepted"
     journey.decisions[decision] += 1
     journey.ledger.append(
@@ -185,13 +184,24 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
     return not verdict.harmful
 
 
-def _verify_before(journey: _Journey, before: Any) -> Counts:
-    """Return the counts of the model before the step, which nobody verified when it was accepted unsuspected."""
-    candidate = journey.engine.snapshot()
-    journey.engine.restore(before)
-    reference = journey.verify()
-    journey.engine.restore(candidate)
-    return reference
+def _verify_step(journey: _Journey, before: Any, center: str, subjects: tuple[str, ...]) -> tuple[Counts, Counts]:
+    """Return the counts of the model before the step and after it, and leave the model after it.
+
+    A rule that isolates gets the counts after the step as it would have been without momentum, which is what the steps
+    before it wanted.
+    """
+    engine = journey.engine
+    if journey.accepted is not None and not journey.rule.isolates:
+        return journey.accepted, journey.verify()
+    candidate = engine.snapshot()
+    after = None if journey.rule.isolates else journey.verify()
+    engine.restore(before)
+    reference = journey.accepted or journey.verify()
+    if after is None:
+        engine.train(center, subjects, alone=True)
+        after = journey.verify()
+    engine.restore(candidate)
+    return reference, after
 
 
 def _columns_of(counts: Counts | None) -> dict[str, Any]:

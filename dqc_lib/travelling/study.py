@@ -93,15 +93,16 @@ class RunFolder:
         """Save the model after a cycle and its scores on the test subjects; a cycle recorded again replaces itself."""
         engine.save(self.model_path(cycle))
         rows = engine.score("test").assign(arm=arm, cycle=cycle)
-        before = self.read_predictions()
-        pd.concat([before[before["cycle"] != cycle], rows] if len(before) else [rows]).to_csv(
-            self.path / "predictions.csv", index=False
-        )
+        before = self.read_predictions().query("cycle != @cycle")
+        pd.concat([before, rows] if len(before) else [rows]).to_csv(self.path / "predictions.csv", index=False)
 
     def read_predictions(self) -> pd.DataFrame:
         """Return the scores on the test subjects by arm and cycle; empty before the first cycle."""
         path = self.path / "predictions.csv"
-        return pd.read_csv(path) if path.exists() else pd.DataFrame({"cycle": pd.Series(dtype=int)})
+        if not path.exists():
+            return pd.DataFrame({"cycle": pd.Series(dtype=int)})
+        names = dict.fromkeys(("subject", "center", "scanner", "arm"), str)  # "007" and "NA" are names too
+        return pd.read_csv(path, dtype=names, keep_default_na=False, na_values={"score": [""]})
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Study:
     def pretrain(self) -> Arm:
         """Return the pre-training: warm cycles, frozen normalization, calm cycles, and a watched cycle for the
         calibrated rule."""
-        run = self._open("pretraining", rule=None)
+        run = self._open("pretraining")
         if not run.finished:
             self.volumes.check()
             schedule = self.schedule
@@ -213,7 +214,7 @@ class Study:
             raise ValueError(f"arm {arm!r} needs {'a rule' if arm == 'qc' else 'no rule'}, got {rule!r}")
         start = self.pretrain()
         rule = self.make_rule(rule) if isinstance(rule, str) else rule
-        run = self._open(name or arm, rule=rule)
+        run = self._open(name or arm, arm=arm, rule=rule)
         if not run.finished:
             engine = self.open_engine(measure=isinstance(rule, CalibratedRule))
             ledger = Ledger(run.ledger_path)
@@ -240,7 +241,7 @@ class Study:
     def open_engine(self, *, measure: bool = False) -> LocalCenters:
         """Return the centers with the pre-trained model, ready for an arm; with `measure`, updates are measured."""
         self.pretrain()
-        run = self._open("pretraining", rule=None)
+        run = self._open("pretraining")
         engine = LocalCenters(self.cohort, load_sfcn(self._start_path(run)), volumes=self.volumes)
         if measure:
             watch(engine, self.plan[-1], exclude=self.cohort.harmful, progress=self.progress)
@@ -260,12 +261,13 @@ class Study:
     def _start_path(self, run: RunFolder) -> Path:
         return run.path / "pretrained.keras"
 
-    def _open(self, name: str, *, rule: Rule | None) -> RunFolder:
+    def _open(self, name: str, *, arm: str | None = None, rule: Rule | None = None) -> RunFolder:
         table = self.cohort.table.drop(columns="path").assign(
             bytes=[Path(path).stat().st_size if Path(path).exists() else -1 for path in self.cohort.table["path"]]
         )
         settings = {
             "name": name,
+            "arm": arm,
             "rule": repr(rule),
             "schedule": asdict(self.schedule),
             "cohort": sha256(table.to_csv(index=False).encode()).hexdigest(),
