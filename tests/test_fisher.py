@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dqc_lib.fisher import FLOOR, GradientScale, read_gradient, read_moments
+from dqc_lib.fisher import FLOOR, GradientScale, forget_momentum, read_gradient, read_moments
 from dqc_lib.networks import build_sfcn, freeze_normalization
 
 SHAPE = (16, 16, 16)
@@ -63,6 +63,18 @@ def test_the_gradient_does_not_depend_on_the_learning_rate():
 
 def test_the_moments_before_the_first_step_are_zero():
     assert not read_moments(build()).any()
+
+
+def test_forgetting_momentum_sets_the_first_moments_to_zero_and_nothing_else():
+    model = build()
+    model.train_on_batch(*make_batch(2, seed=1))
+    before = {v.path: v.numpy() for v in (*model.variables, *model.optimizer.variables)}
+    forget_momentum(model)
+    now = {v.path: v.numpy() for v in (*model.variables, *model.optimizer.variables)}
+    assert not read_moments(model).any()
+    changed = {path for path in now if (now[path] != before[path]).any()}
+    assert len(changed) > 20
+    assert all(path.endswith("_momentum") for path in changed)
 
 
 def test_an_optimizer_without_moments_is_refused():

@@ -34,15 +34,18 @@ NARROW = 0.0625  # 2-4-8-16-16-4 filters
 
 
 class ScriptedCenters:
-    """An engine without a network: the model is the tuple of the steps it took, and `answer` maps it to counts."""
+    """An engine without a network: the model is the tuple of the steps it took, and `answer` maps it to counts.
+
+    A step without momentum is noted as "alone" in calls and in the model.
+    """
 
     def __init__(self, answer=None, *, norms=None):
         self.answer, self.norms = answer or (lambda steps: Counts(0, 10, 0, 10)), norms or {}
         self.steps, self.calls = (), []
 
-    def train(self, center, subjects):
-        self.calls.append(("train", center, tuple(subjects)))
-        self.steps += (tuple(subjects),)
+    def train(self, center, subjects, *, alone=False):
+        self.calls.append(("alone" if alone else "train", center, tuple(subjects)))
+        self.steps += (("alone", *subjects) if alone else tuple(subjects),)
         return Update(0.5, self.norms.get(tuple(subjects)))
 
     def verify(self, asks):
@@ -107,8 +110,8 @@ def test_a_rejected_batch_is_rolled_back_and_its_images_are_tried_alone():
     )
     assert read_rows(ledger) == ["0 batch a1 bad: split", "0 single a1: accepted", "0 single bad: deferred"]
     asked = ("verify", frozenset())
-    whole = [("snapshot",), ("train", "A", ("a1", "bad")), asked]
-    before = [("snapshot",), ("restore",), asked, ("restore",)]  # nobody had verified the model before the first step
+    whole = [("snapshot",), ("train", "A", ("a1", "bad"))]
+    before = [("snapshot",), asked, ("restore",), asked, ("restore",)]  # nobody had verified the model before that step
     first = [("snapshot",), ("train", "A", ("a1",)), asked]
     second = [("snapshot",), ("train", "A", ("bad",)), asked, ("restore",)]
     assert engine.calls == [("rate", 0.1), *whole, *before, ("restore",), *first, *second]
@@ -247,14 +250,19 @@ def test_after_a_rejected_attempt_the_reference_is_what_it_was():
     ]
 
 
-def test_the_calibrated_rule_verifies_only_suspects_and_the_model_before_them_where_nobody_has():
+SUSPECT = [  # the calibrated rule verifies the model before, and after the step without momentum
+    *("snapshot", "train"),
+    *("snapshot", "restore", "verify", "alone", "verify", "restore"),
+]
+
+
+def test_the_calibrated_rule_verifies_only_suspects_and_the_model_before_them():
     norms = {("a1",): 1.0, ("a2",): 9.0, ("a3",): 9.0, ("a4",): 5.0, ("a5",): 9.0}
     engine = ScriptedCenters(lambda steps: Counts(max(0, 8 - len(steps)), 10, 0, 10), norms=norms)
     plan = make_plan(["A: a1", "A: a2", "A: a3", "A: a4", "A: a5"])
     ledger, _ = run_loop(engine, plan, rule=CalibratedRule({1: 5.0}))
-    harmless, acquitted = ["snapshot", "train"], ["snapshot", "train", "verify"]
-    before = ["snapshot", "restore", "verify", "restore"]
-    assert engine.names() == ["rate", *harmless, *acquitted, *before, *acquitted, *harmless, *acquitted, *before]
+    harmless = ["snapshot", "train"]
+    assert engine.names() == ["rate", *harmless, *SUSPECT, *SUSPECT, *harmless, *SUSPECT]
     assert [(row["reference_fp"], row["fp"]) for row in ledger.rows] == [
         (None, None),
         (7, 6),
@@ -264,7 +272,17 @@ def test_the_calibrated_rule_verifies_only_suspects_and_the_model_before_them_wh
     ]
     assert [row["norm_limit"] for row in ledger.rows] == [None, 5.0, 5.0, None, 5.0]
     assert [row["update_norm"] for row in ledger.rows] == [1.0, 9.0, 9.0, 5.0, 9.0]
-    assert engine.steps == (("a1",), ("a2",), ("a3",), ("a4",), ("a5",))
+    assert engine.steps == (("a1",), ("a2",), ("a3",), ("a4",), ("a5",)), "the steps with momentum stay"
+
+
+def test_a_suspect_is_judged_by_its_step_without_the_momentum_of_others():
+    def answer(steps):  # momentum alone harms
+        return Counts(5 - sum(2 if "alone" in step else -1 for step in steps), 10, 0, 10)
+
+    engine = ScriptedCenters(answer, norms={("a1",): 9.0})
+    ledger, _ = run_loop(engine, make_plan(["A: a1"]), rule=CalibratedRule({1: 5.0}))
+    assert [(row["reference_fp"], row["fp"], row["decision"]) for row in ledger.rows] == [(5, 3, "accepted")]
+    assert engine.steps == (("a1",),)
 
 
 def test_a_suspect_that_is_not_acquitted_leaves_no_trace_in_the_model():
@@ -278,6 +296,10 @@ def test_a_suspect_that_is_not_acquitted_leaves_no_trace_in_the_model():
         "0 single bad: deferred",
         "0 batch a1: accepted",
     ]
+    again = [name for at, name in enumerate(SUSPECT) if at != SUSPECT.index("verify")]  # the model before is known now
+    assert engine.names() == [
+        "rate", "snapshot", "train", *SUSPECT, "restore", *again, "restore", "snapshot", "train",
+    ]  # fmt: skip
     assert engine.steps == (("a1",), ("a1",))
     assert set(docket.due) == {"bad"}
     assert [row["reference_fp"] for row in ledger.rows] == [None, 0, 0, None]
@@ -569,6 +591,28 @@ def test_a_step_at_a_center_moves_the_model_and_restoring_brings_it_back(engine)
     assert any((now != before).any() for now, before in zip(read_state(engine), state, strict=True))
     engine.restore(snapshot)
     assert_same_state(engine, state)
+
+
+def test_a_step_alone_follows_no_earlier_step(cohort):
+    def step_after(earlier, *, alone):
+        engine = LocalCenters(cohort, build_sfcn(SHAPE, width=NARROW, dropout=0.0))
+        before = engine.snapshot()
+        weights = engine.model.get_weights()
+        if earlier:
+            engine.train("west", earlier)
+            engine.model.set_weights(weights)  # what stays of the earlier step is Adam's memory of it
+        second = [v.numpy() for v in engine.model.optimizer.variables if v.path.endswith("velocity")]
+        engine.train("east", ["sub-01"], alone=alone)
+        moments = [v.numpy() for v in engine.model.optimizer.variables if v.path.endswith("momentum")]
+        engine.restore(before)
+        return moments, second
+
+    fresh, _ = step_after([], alone=False)
+    alone, second = step_after(["sub-08"], alone=True)
+    carried, _ = step_after(["sub-08"], alone=False)
+    assert all((a == b).all() for a, b in zip(alone, fresh, strict=True))
+    assert not all((a == b).all() for a, b in zip(carried, fresh, strict=True))
+    assert any(velocity.any() for velocity in second), "the second moments are kept"
 
 
 def test_an_update_cannot_be_read_before_a_watched_step(cohort, engine):
