@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
+from hashlib import file_digest
 from pathlib import Path
 from zlib import crc32
 
@@ -18,7 +19,7 @@ import pandas as pd
 
 from dqc_lib.artefacts import HARMS
 from dqc_lib.artefacts import HarmKind as HarmKind
-from dqc_lib.cohort import Cohort, write_bids
+from dqc_lib.cohort import BIDS_NAME, BIDS_PATTERN, Cohort, check_column, write_bids
 from dqc_lib.volumes import read_volume, write_volume
 
 
@@ -262,18 +263,27 @@ def write_harmful(
     Raises
     ------
     FileExistsError, KeyError, ValueError
-        If the folder holds another cohort or other harm; if a mark is not one of `describe_harm`; if no subject is
-        harmful, an image is negative somewhere, or harming leaves it without contrast. Nothing is written before marks
-        and folder are checked.
+        If the folder holds another cohort, other harm or any other file; if a mark is not one of `describe_harm`; if no
+        subject is harmful or one is not named "sub-...", an image is negative somewhere, or harming leaves it without
+        contrast. Nothing is written before marks, names and folder are checked.
     """
     root = Path(folder).resolve()
     if not cohort.harmful:
         raise ValueError("expected harmful subjects (place_harm marks them), came none")
     table = cohort.table.copy()
     rows = table.index[table["subject"].isin(cohort.harmful)]
+    named = table.loc[rows, "subject"].str.fullmatch(BIDS_PATTERN)
+    check_column(table.loc[rows], "subject", named, f"{BIDS_NAME}, the folder being a BIDS folder")
     marks = {row: parse_harm(table.at[row, "harm"]) for row in rows}
     there = _check_folder(
-        root, {"seed": seed, "maximum": maximum, "harm": dict(cohort.table.loc[rows, ["subject", "harm"]].values)}
+        root,
+        {
+            "seed": seed,
+            "maximum": maximum,
+            "harm": dict(cohort.table.loc[rows, ["subject", "harm"]].values),
+            "diagnosis": {table.at[row, "subject"]: int(table.at[row, "diagnosis"]) for row in rows},
+            "source": {table.at[row, "subject"]: _hash_file(table.at[row, "path"]) for row in rows},
+        },
     )
     for done, row in enumerate(rows, start=1):
         (kind, strength), subject = marks[row], table.at[row, "subject"]
@@ -299,11 +309,24 @@ def _check_folder(root: Path, wanted: dict) -> bool:
     found = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
     if (root / "participants.tsv").exists() or found is not None:
         if found != wanted:
-            raise FileExistsError(f"{root} holds another cohort or other harm; expected a folder of its own")
+            differs = sorted(key for key in wanted if (found or {}).get(key) != wanted[key])
+            raise FileExistsError(
+                f"{root} holds another cohort or other harm (other {', '.join(differs)}); expected a folder of its own"
+            )
         return (root / "participants.tsv").exists()
+    if root.exists() and any(root.iterdir()):
+        raise FileExistsError(f"{root} holds files already, and no harm; expected a folder of its own")
     root.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
     return False
+
+
+def _hash_file(path: str) -> str:
+    """Return the fingerprint of a good image, "missing" where reading will say so."""
+    if not Path(path).is_file():
+        return "missing"
+    with open(path, "rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
 
 
 def _write_image(

@@ -30,9 +30,10 @@ COLUMNS = (
     *(*COUNTS, "loss", *REFERENCE_COUNTS, "reference_loss"),
     *("tolerance", "norm_limit", "decision", "seconds"),
 )
-"""Keys of every row. Counts are of the verification subjects after the attempt, `reference_...` what it was held
-against, `loss` their mean cross-entropy, `tolerance` the allowed increase of a rate, `norm_limit` the update norm above
-which an attempt was suspicious; None is what was not asked for. `seconds` is the time that the attempt took."""
+"""Keys of every row. Counts are of the verification subjects after the attempt (a rule that isolates: after the step as
+it would have been without momentum), `reference_...` what it was held against, `loss` their mean cross-entropy,
+`tolerance` the allowed increase of a rate, `norm_limit` the update norm above which an attempt was suspicious; None is
+what was not asked for. `seconds` is the time that the attempt took."""
 RATES = {
     f"{prefix}{rate}": (f"{prefix}{count}", f"{prefix}{total}")
     for prefix in ("", "reference_")

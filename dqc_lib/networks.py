@@ -223,7 +223,8 @@ def take_snapshot(model: keras.Model) -> Snapshot:
 
 def restore_snapshot(model: keras.Model, snapshot: Snapshot) -> None:
     """Put the model and its optimizer back to the snapshot, in place; a repeated step then gives the same result bit
-    for bit."""
+    for bit, as often as it is restored."""
+    keras = import_keras()
     variables, values = (*model.variables, *model.optimizer.variables), (*snapshot.model, *snapshot.optimizer)
     if len(variables) != len(values):
         raise ValueError(
@@ -236,4 +237,4 @@ def restore_snapshot(model: keras.Model, snapshot: Snapshot) -> None:
                 "it was taken of another model"
             )
     for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+        variable.assign(keras.ops.copy(value))  # JAX gives a variable's memory away in the next step

@@ -169,8 +169,9 @@ class CalibratedRule:
     An attempt is suspicious if its update norm (see `dqc_lib.fisher`) passes the limit for its number of images. Only
     then is it verified, without the momentum of earlier steps, and it is acquitted if the candidate misdiagnoses less
     than the model before it: if one error rate falls and the other does not rise. Novel but useful images get that
-    chance; harm that does no damage yet does not. A harmful step can be acquitted too, when its label happens to push
-    the output in the direction the model needs just then.
+    chance; harm that does no damage yet does not. The model that is kept is the one that took the step with momentum,
+    as everywhere in training; that one is not verified. A harmful step can be acquitted too, when its label happens to
+    push the output in the direction the model needs just then.
 
     Parameters
     ----------
@@ -313,6 +314,11 @@ def replay(ledger: pd.DataFrame, rule: Rule) -> pd.DataFrame:
         Rows of stage "control" and "closing" with columns cycle, level, center, subjects, n, decision (as recorded),
         harmful (as recorded), replayed_harmful (boolean, NA where the rule would have verified but the counts were
         not recorded).
+
+    Raises
+    ------
+    ValueError
+        If the rule needs update norms and the run that wrote the ledger did not measure them.
     """
     rows = ledger[ledger["stage"].isin(("control", "closing"))]
     replayed = rows[["cycle", "level", "center", "subjects", "n", "decision"]].copy()

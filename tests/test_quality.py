@@ -173,7 +173,8 @@ def test_no_limit_exceeds_that_of_a_smaller_size():
 
 def test_rare_sizes_are_taken_together_with_the_smaller_ones():
     watched = make_watch(n1=[20.0 + x for x in range(9)], n2=[24.0], n3=[24.0], n4=range(11), n5=[5.0])
-    # median and 90th percentile: 24, 27.2; with one more 24: 24, 27.1; with two: 24, 27; 0 to 10: 5, 9; with a 5: 5, 8.9
+    # median and 90th percentile: 24, 27.2; with one more 24: 24, 27.1; with two: 24, 27;
+    # then, for the larger sizes, 0 to 10: 5, 9; with one more 5: 5, 8.9
     assert calibrate(watched) == pytest.approx({1: 32.0, 2: 31.75, 3: 31.5, 4: 15.0, 5: 14.75})
 
 

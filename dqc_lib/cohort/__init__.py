@@ -6,6 +6,7 @@ One row is one subject with one image. Reading and checking happen here, once; e
 from dqc_lib.cohort.files import (
     BIDS_COLUMNS,
     BIDS_NAME,
+    BIDS_PATTERN,
     DESCRIPTIONS,
     MISSING,
     SEX_WORDS,
@@ -14,11 +15,22 @@ from dqc_lib.cohort.files import (
     write_bids,
 )
 from dqc_lib.cohort.splits import check_roles, divide_held_out, split_by_subject
-from dqc_lib.cohort.table import COLUMNS, MAX_AGE, OPTIONAL, PLACEMENTS, REQUIRED, ROLES, Cohort, check_table
+from dqc_lib.cohort.table import (
+    COLUMNS,
+    MAX_AGE,
+    OPTIONAL,
+    PLACEMENTS,
+    REQUIRED,
+    ROLES,
+    Cohort,
+    check_column,
+    check_table,
+)
 
 __all__ = [
     "BIDS_COLUMNS",
     "BIDS_NAME",
+    "BIDS_PATTERN",
     "COLUMNS",
     "DESCRIPTIONS",
     "MAX_AGE",
@@ -29,6 +41,7 @@ __all__ = [
     "ROLES",
     "SEX_WORDS",
     "Cohort",
+    "check_column",
     "check_roles",
     "check_table",
     "divide_held_out",

@@ -15,6 +15,7 @@ from dqc_lib.cohort.table import OPTIONAL, Cohort, check_column, quote_values
 
 MISSING = ("", "n/a", "nan", "na")
 BIDS_NAME = "'sub-' and letters or digits"
+BIDS_PATTERN = r"sub-[A-Za-z0-9+_-]+"
 SEX_WORDS = {"F": "F", "M": "M", "female": "F", "male": "M"}
 BIDS_COLUMNS = {"participant_id": "subject", "site": "center"} | {
     name: name for name in ("diagnosis", "sex", "age", "scanner", *OPTIONAL)
@@ -221,4 +222,4 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 def _is_bids_name(subject: str) -> bool:
-    return re.fullmatch(r"sub-[A-Za-z0-9+_-]+", subject) is not None
+    return re.fullmatch(BIDS_PATTERN, subject) is not None

@@ -191,7 +191,8 @@ def check_column(table: pd.DataFrame, column: str, good: Iterable[bool], expecte
     bad = ~np.asarray(good, dtype=bool)
     if bad.any():
         row = table.iloc[int(np.argmax(bad))]
-        came = "is missing" if pd.isna(row[column]) else f"is {row[column]!r}"
+        value = row[column].item() if isinstance(row[column], np.generic) else row[column]
+        came = "is missing" if pd.isna(value) else f"is {value!r}"
         raise ValueError(f"subject {row['subject']!r} (center {row['center']!r}): {column} {came}; expected {expected}")
 
 

@@ -41,6 +41,7 @@ def write_phantoms(
         If the folder holds a cohort of another recipe, or anything else.
     """
     folder, recipe = Path(folder), recipe or Recipe()
+    sites = sites if isinstance(sites, str) else [tuple(pair) for pair in sites]
     table = draw_subjects(sites, seed=recipe.seed)
     _claim_folder(folder, sites=sites, recipe=recipe)
     if not (folder / "participants.tsv").exists():
@@ -61,10 +62,8 @@ def _claim_folder(folder: Path, *, sites, recipe: Recipe) -> None:
                 f"{folder} holds phantoms of another recipe (see {note}); choose another folder or remove it"
             )
         return
-    if folder.exists() and any(folder.glob("sub-*")):
-        raise ValueError(
-            f"{folder} holds a cohort that is not made of phantoms (no recipe.json); choose an empty folder"
-        )
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds files that are not phantoms (no recipe.json); choose an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(wanted, indent=2) + "\n")
 

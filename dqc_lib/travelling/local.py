@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from dqc_lib.volumes import VolumeCache
 if TYPE_CHECKING:
     import keras
 
-CHUNK = 64  # verification subjects per forward pass
+CHUNK = 64  # images per forward pass, at most
+CHUNK_VOXELS = CHUNK * 40 * 48 * 40  # and voxels: of 160 x 192 x 160 that is one image, so that memory is bounded
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ class LocalCenters:
         self.notes = check_roles(cohort)
         self.cohort, self.model, self.threshold = cohort.blinded(), model, threshold
         table = self.cohort.table.set_index("subject")
-        self.volumes = volumes or VolumeCache(table["path"].to_dict(), allow_constant=True)
+        self.volumes = volumes or VolumeCache(table["path"].to_dict())
         expected = tuple(model.input_shape[1:4])
         if tuple(self.volumes.shape) != expected:
             raise ValueError(f"the model expects volumes of {expected}, those of the cohort have {self.volumes.shape}")
         self.scale: GradientScale | None = None
-        self._center, self._diagnosis = table["center"].to_dict(), table["diagnosis"].to_dict()
+        self._trains_at = table.loc[table["role"] == "train", "center"].to_dict()
+        self._diagnosis = table["diagnosis"].to_dict()
         self._verification = group_by_center(self.cohort, role="verification")
         self._moments: np.ndarray | None = None
 
@@ -82,9 +85,9 @@ class LocalCenters:
         watched : bool
             Keep what `read_update` needs.
         """
-        strangers = [subject for subject in subjects if self._center.get(subject) != center]
+        strangers = [subject for subject in subjects if self._trains_at.get(subject) != center]
         if strangers:
-            raise ValueError(f"center {center!r} does not hold {strangers}")
+            raise ValueError(f"center {center!r} does not hold {strangers} as training subjects")
         if alone:
             forget_momentum(self.model)
         measures = self.scale is not None
@@ -132,10 +135,13 @@ class LocalCenters:
     def _predict(self, subjects: Iterable[str]) -> np.ndarray:
         names = list(subjects)
         chunks = [
-            self.model.predict_on_batch(self.volumes.batch(names[at : at + CHUNK]))[:, 0]
-            for at in range(0, len(names), CHUNK)
+            self.model.predict_on_batch(self.volumes.batch(chunk))[:, 0] for chunk in self._cut_into_chunks(names)
         ]
         return np.concatenate(chunks) if chunks else np.empty(0, dtype=np.float32)
+
+    def _cut_into_chunks(self, names: list[str]) -> list[list[str]]:
+        size = min(CHUNK, max(1, CHUNK_VOXELS // math.prod(self.volumes.shape)))
+        return [names[at : at + size] for at in range(0, len(names), size)]
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the model and its optimizer."""
@@ -155,7 +161,7 @@ class LocalCenters:
         groups = [
             [subject for subject in members if subject not in out] for members in group_by_center(self.cohort).values()
         ]
-        chunks = [group[at : at + CHUNK] for group in groups for at in range(0, len(group), CHUNK)]
+        chunks = [chunk for group in groups for chunk in self._cut_into_chunks(group)]
         recalibrate_normalization(self.model, _Batches(self.volumes, chunks))
         freeze_normalization(self.model)
 

@@ -71,6 +71,11 @@ class Schedule:
         for name in ("warm_cycles", "calm_cycles", "control_cycles"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Schedule.{name} must be >= 0, got {getattr(self, name)!r}")
+        if self.pretraining_cycles + self.control_cycles == 0:
+            raise ValueError("Schedule needs at least one cycle, got none")
+        for name in ("decay", "calm_decay", "dropout"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"Schedule.{name} must be a finite number >= 0, got {getattr(self, name)!r}")
         for name in ("batch_size", "revisit_after"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Schedule.{name} must be >= 1, got {getattr(self, name)!r}")

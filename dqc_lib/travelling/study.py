@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dqc_lib.cohort import Cohort
+from dqc_lib.cohort import Cohort, check_roles
 from dqc_lib.evaluation import evaluate_cycles
 from dqc_lib.ledger import Ledger, summarize_subjects
 from dqc_lib.networks import build_sfcn, load_sfcn
@@ -52,7 +54,7 @@ class RunFolder:
                 raise ValueError(
                     f"{self.path} holds another run, with other {', '.join(keys)}; choose another folder or remove it"
                 )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and any(file.name != "run.partial" for file in self.path.iterdir()):
             raise ValueError(f"{self.path} holds files that are not a run (no run.json); choose an empty folder")
         self._settings = wanted
         if not self.finished:
@@ -146,9 +148,13 @@ class Arm:
 class Study:
     """One cohort, one schedule; a pre-training and the arms that start from it.
 
-    Harmful subjects are left out of the pre-training, as in the paper, and of the clean arm; that is all the ground
-    truth is used for. All arms share order, schedule and seeds. Each run is computed once and read from its folder
-    the next time.
+    Harmful subjects are left out of the pre-training, as in the paper, of the watched cycle that ends it, from which
+    the calibrated rule takes its limits, and of the clean arm; that is all the ground truth is used for. A cohort
+    without the column `harm` is pre-trained and watched with whatever harm it holds. All arms share order, schedule
+    and seeds. Each run is computed once and read from its folder the next time.
+
+    What `check_roles` finds worth saying, such as centers that cannot verify, is logged as a warning when the study is
+    made.
 
     Parameters
     ----------
@@ -169,9 +175,12 @@ class Study:
         folder: str | Path = "build/runs",
         progress: bool = True,
     ) -> None:
+        for note in check_roles(cohort):
+            logging.getLogger(__name__).warning(note)
         self.cohort, self.schedule, self.folder, self.progress = cohort, schedule or Schedule(), Path(folder), progress
         self.plan = self.schedule.plan(cohort)
-        self.volumes = VolumeCache(cohort.table.set_index("subject")["path"].to_dict(), allow_constant=True)
+        self.volumes = VolumeCache(cohort.table.set_index("subject")["path"].to_dict())
+        self._contents: dict[tuple[str, int, int], str] = {}
 
     def pretrain(self) -> Arm:
         """Return the pre-training: warm cycles, frozen normalization, calm cycles, and a watched cycle for the
@@ -216,7 +225,7 @@ class Study:
         rule = self.make_rule(rule) if isinstance(rule, str) else rule
         run = self._open(name or arm, arm=arm, rule=rule)
         if not run.finished:
-            engine = self.open_engine(measure=isinstance(rule, CalibratedRule))
+            engine = self.open_engine(measure=rule is not None)
             ledger = Ledger(run.ledger_path)
             exclude = self.cohort.harmful if arm == "clean" else ()
             cycles = self.plan[self.schedule.pretraining_cycles :]
@@ -263,17 +272,29 @@ class Study:
 
     def _open(self, name: str, *, arm: str | None = None, rule: Rule | None = None) -> RunFolder:
         table = self.cohort.table.drop(columns="path").assign(
-            bytes=[Path(path).stat().st_size if Path(path).exists() else -1 for path in self.cohort.table["path"]]
+            image=[self._hash_file(Path(path)) for path in self.cohort.table["path"]]
         )
         settings = {
             "name": name,
             "arm": arm,
             "rule": repr(rule),
             "schedule": asdict(self.schedule),
+            "versions": {name: version(name) for name in ("dqc-lib", "keras")},
             "cohort": sha256(table.to_csv(index=False).encode()).hexdigest(),
         }
         mark = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         return RunFolder(self.folder / f"{name}-{mark}", settings)
+
+    def _hash_file(self, path: Path) -> str:
+        """Return the fingerprint of an image's bytes, computed anew only when the file was written again."""
+        if not path.is_file():
+            return "missing"
+        state = path.stat()
+        key = (str(path), state.st_size, state.st_mtime_ns)
+        if key not in self._contents:
+            with path.open("rb") as stream:
+                self._contents[key] = file_digest(stream, "sha256").hexdigest()
+        return self._contents[key]
 
     def _read(self, name: str, run: RunFolder) -> Arm:
         return Arm(name, Ledger.read(run.ledger_path).to_frame(), run.read_predictions(), run.path)
