@@ -14,6 +14,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13)
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do \
 	if "$$name" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$name"; break; fi; done)
 ARGS ?=
+QUIET := -qq --disable-pip-version-check --no-input --only-binary :all:
 
 .DEFAULT_GOAL := help
 .PHONY: help tutorial test lab env clean clean-all
@@ -47,7 +48,8 @@ $(STAMP): pyproject.toml constraints.txt
 		}; \
 	fi
 	@echo "Installing the environment into $(VENV) (once; a few minutes, 3.5 GB) ..."
-	@$(BIN) -m pip install -qq --disable-pip-version-check --no-input --only-binary :all: -c constraints.txt -e ".[dev]"
+	@$(BIN) -m pip install $(QUIET) "pip>=25.1"  # the first one that knows --group
+	@$(BIN) -m pip install $(QUIET) -c constraints.txt -e . --group dev
 	@touch $(STAMP)
 
 clean:

@@ -25,7 +25,7 @@ def run_draw(draw: str, *, rule: str, build: Path) -> dict:
     arms = {arm: study.run(arm) for arm in ("clean", "dirty")}
     arms["qc"] = study.run("qc", rule=rule, name="qc" if rule == "calibrated" else rule)
     found = dqc.compare_to_truth(arms["qc"].eliminated, harmed)
-    shares = {group: f"{row.eliminated} of {row.n}" for group, row in found.iterrows()}
+    shares = {row.Index: f"{row.eliminated} of {row.n}" for row in found.itertuples()}
     return {"seed": seed, "center": center, **shares} | {f"AUROC {name}": arm.auroc() for name, arm in arms.items()}
 
 

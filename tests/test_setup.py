@@ -13,7 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 PIN = re.compile(r"([a-z0-9-]+)==([\w.]+)")
 
 
@@ -34,8 +35,8 @@ def read_environment():
 
 
 def list_requirements():
-    """Returns what the environment is installed from: the dependencies and the `dev` extra."""
-    return [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+    """Returns what the environment is installed from: the dependencies and the `dev` group."""
+    return [Requirement(text) for text in PROJECT["dependencies"] + PYPROJECT["dependency-groups"]["dev"]]
 
 
 def test_conda_users_get_the_same_pins():
@@ -59,9 +60,10 @@ def test_every_dependency_is_pinned_within_its_range(requirement):
     assert requirement.specifier.contains(pins[name])
 
 
-def test_the_extras_are_gpu_federation_and_dev():
+def test_the_extras_are_gpu_and_federation_and_the_group_is_dev():
     extras = PROJECT["optional-dependencies"]
-    assert sorted(extras) == ["dev", "federation", "gpu"]
+    assert sorted(extras) == ["federation", "gpu"]
+    assert list(PYPROJECT["dependency-groups"]) == ["dev"]
     assert extras["gpu"] == ["tensorflow[and-cuda]"]
 
 

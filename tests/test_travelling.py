@@ -442,6 +442,10 @@ def test_a_schedule_plans_training_subjects_only(tmp_path):
         ({"warm_cycles": -1}, "Schedule.warm_cycles must be >= 0, got -1"),
         ({"calm_cycles": -1}, "Schedule.calm_cycles must be >= 0, got -1"),
         ({"control_cycles": -2}, "Schedule.control_cycles must be >= 0, got -2"),
+        ({"warm_cycles": 0, "calm_cycles": 0, "control_cycles": 0}, "Schedule needs at least one cycle, got none"),
+        ({"decay": -0.1}, "Schedule.decay must be a finite number >= 0, got -0.1"),
+        ({"calm_decay": float("nan")}, "Schedule.calm_decay must be a finite number >= 0, got nan"),
+        ({"dropout": -0.2}, "Schedule.dropout must be a finite number >= 0, got -0.2"),
         ({"batch_size": 0}, "Schedule.batch_size must be >= 1, got 0"),
         ({"revisit_after": 0}, "Schedule.revisit_after must be >= 1, got 0"),
         ({"learning_rate": 0.0}, "Schedule.learning_rate must be a finite number > 0, got 0.0"),
@@ -541,8 +545,15 @@ def test_a_score_at_the_threshold_is_called_diseased(engine):
 
 def test_verification_in_several_passes_gives_the_same_counts(engine, monkeypatch):
     whole = engine.verify()
+    sizes, predict = [], engine.model.predict_on_batch
+    monkeypatch.setattr(engine.model, "predict_on_batch", lambda images: sizes.append(len(images)) or predict(images))
     monkeypatch.setattr(local, "CHUNK", 4)
     assert engine.verify() == whole
+    monkeypatch.setattr(local, "CHUNK_VOXELS", 3 * 16**3 + 1)
+    assert engine.verify() == whole
+    monkeypatch.setattr(local, "CHUNK_VOXELS", 1)
+    assert engine.verify() == whole
+    assert sizes == [4, 2] + [3, 3] + [1] * 6, "whatever a volume's size, one fits"
 
 
 def test_the_ground_truth_on_harm_does_not_enter_the_engine(engine, cohort):
@@ -560,6 +571,14 @@ def test_scores_come_for_the_role_asked_for(engine, cohort):
 def test_a_subject_of_another_center_is_refused(engine):
     with pytest.raises(ValueError, match=r"center 'east' does not hold \['sub-08', 'nobody'\]"):
         engine.train("east", ["sub-01", "sub-08", "nobody"])
+
+
+@pytest.mark.parametrize("subject", ["sub-05", "sub-07"], ids=["verification", "test"])
+def test_a_subject_that_verifies_or_tests_is_never_trained_on(engine, subject):
+    state = read_state(engine)
+    with pytest.raises(ValueError, match=rf"center 'east' does not hold \['{subject}'\] as training subjects"):
+        engine.train("east", ["sub-01", subject])
+    assert_same_state(engine, state)
 
 
 def test_a_center_without_verification_subjects_is_noted_once(engine):
@@ -776,6 +795,28 @@ def test_another_rule_and_another_cohort_are_other_runs(arms, cohort, monkeypatc
         open_study(other, folder).pretrain()
 
 
+def test_an_image_with_other_voxels_makes_another_run(tmp_path, monkeypatch):
+    cohort = write_cohort(tmp_path / "cohort")
+    ran = []
+    monkeypatch.setattr(study.Study, "_travel", lambda self, run, *args, **options: ran.append(run.path))
+    monkeypatch.setattr(study, "watch", lambda *args, **options: None)
+    tiny = open_study(cohort, tmp_path / "runs")
+    tiny.pretrain()
+    assert len(set(ran)) == 1
+    tiny.pretrain()
+    assert len(ran) == 2, "warm and calm cycles, once"
+    write_volume(cohort.table["path"][0], np.arange(16**3).reshape(SHAPE).astype(np.float32), affine=np.eye(4))
+    tiny.pretrain()
+    assert len(set(ran)) == 2
+
+
+def test_a_study_says_which_centers_cannot_verify(cohort, tmp_path, caplog):
+    open_study(cohort, tmp_path)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "1 center trains without verification subjects, judged by the other centers: north."
+    ]
+
+
 def test_two_arms_under_one_name_are_two_runs(arms, cohort, monkeypatch):
     folder, results = arms
     tiny = open_study(cohort, folder)
@@ -862,6 +903,12 @@ def test_a_run_folder_refuses_foreign_files_and_leaves_them(tmp_path):
     with pytest.raises(ValueError, match="holds files that are not a run .* choose an empty folder"):
         RunFolder(tmp_path, {"name": "qc"})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_killed_while_it_wrote_its_first_note_is_begun_anew(tmp_path):
+    (tmp_path / "run.partial").write_text("{")
+    RunFolder(tmp_path, {"name": "qc"}).finish()
+    assert RunFolder(tmp_path, {"name": "qc"}).finished
 
 
 def test_an_unfinished_run_folder_is_emptied_of_its_own_files_only(tmp_path):
