@@ -165,9 +165,11 @@ def test_without_the_disease_effect_the_diagnosis_does_not_show():
 
 def test_without_the_scanner_effect_the_center_does_not_matter():
     recipe = Recipe(scanner=0.0)
-    elsewhere = {"center": "center-09", "scanner": "vendor C"}
-    assert (paint(recipe=recipe, **elsewhere) == paint(recipe=recipe)).all()
-    assert (paint(**elsewhere) != paint()).mean() > 0.1
+    here, with_effect = paint(recipe=recipe), paint()
+    for number, vendor in ((2, "A"), (3, "B"), (4, "C"), (5, "C"), (6, "A"), (7, "B")):
+        elsewhere = {"center": f"center-{number:02d}", "scanner": f"vendor {vendor}"}
+        assert (paint(recipe=recipe, **elsewhere) == here).all()
+        assert (paint(**elsewhere) != with_effect).mean() > 0.1
 
 
 def test_center_and_vendor_have_each_a_share_in_the_scanner_effect():

@@ -668,6 +668,29 @@ def test_watching_measures_every_image_and_batch_and_leaves_the_model_as_it_was(
     assert engine.train("east", ["sub-02"]).norm > 0, "from now on updates are measured"
 
 
+def test_a_watched_center_is_measured_against_the_others_only():
+    gradients = {"a1": [1.0], "a2": [3.0], "b1": [10.0]}
+
+    class Watched(ScriptedCenters):
+        scale = "left over from an earlier watch"
+
+        def train(self, center, subjects, *, watched):
+            self.last = np.mean([gradients[subject] for subject in subjects], axis=0)
+            return super().train(center, subjects)
+
+        def read_update(self):
+            return self.last
+
+    engine = Watched()
+    rows = watch(engine, make_plan(["A: a1 a2", "B: b1"])[0], progress=False)
+    norms = {" ".join(subjects): norm for subjects, norm in zip(rows["subjects"], rows["update_norm"], strict=True)}
+    # A against b1, mean square 100; B against a1 and a2, mean square 5; the batch has the mean gradient, 2
+    expected = {"a1": 0.1, "a2": 0.3, "b1": 10 / math.sqrt(5), "a1 a2": 0.2}
+    assert norms == pytest.approx(expected, rel=1e-3)
+    assert engine.scale.measure(np.array([1.0])) == pytest.approx(1 / math.sqrt(110 / 3), rel=1e-3)
+    assert engine.calls[1] == ("rate", 0.0)
+
+
 def test_freezing_averages_over_the_training_images_of_all_but_the_excluded(cohort):
     engine = LocalCenters(cohort, build_sfcn(SHAPE, width=NARROW))
     out = ["sub-01", "sub-22"]
@@ -741,6 +764,15 @@ def test_all_arms_start_from_the_same_clean_pretraining(arms, cohort):
         assert sorted(predictions["cycle"].unique()) == [0, 1, 2, 3]
         before = predictions[predictions["cycle"] < 2].drop(columns="arm").reset_index(drop=True)
         pd.testing.assert_frame_equal(before, early)
+
+
+def test_harmful_images_have_no_part_in_the_frozen_statistics(cohort, tmp_path, monkeypatch):
+    out = []
+    monkeypatch.setattr(study.Study, "_travel", lambda *args, **options: None)
+    monkeypatch.setattr(study, "watch", lambda *args, **options: None)
+    monkeypatch.setattr(LocalCenters, "freeze", lambda self, *, exclude: out.append(exclude))
+    open_study(cohort, tmp_path).pretrain()
+    assert out == [cohort.harmful]
 
 
 def test_an_arm_tells_its_metrics_and_whom_it_eliminated(arms):

@@ -160,9 +160,8 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
     """Train, verify if the rule is suspicious, and roll back if it says harmful; return whether the attempt was
     accepted."""
     started, engine, rule, n = time.perf_counter(), journey.engine, journey.rule, len(subjects)
-    before = (
-        engine.snapshot() if rule.suspects(n=n, update_norm=math.inf) else None
-    )  # a rule that lets anything pass needs none
+    # a rule that suspects nothing, however large the update, never needs the way back
+    before = engine.snapshot() if rule.suspects(n=n, update_norm=math.inf) else None
     update = engine.train(center, subjects)
     reference, after, verdict = None, None, Verdict(False)
     if rule.suspects(n=n, update_norm=update.norm):
