@@ -155,6 +155,34 @@ def test_subgroups_say_what_is_wrong_with_the_table(table):
         evaluate_subgroups(table.assign(sex=["F", None, "M", "M", "M", "M"]), by=["sex"])
 
 
+def test_subgroups_do_not_depend_on_the_index_or_the_type_of_the_levels(table):
+    numbered = table.assign(sex=[0, 0, 1, 1, 1, 1]).set_index(pd.Index([9, 9, 4, 4, 0, 1])).iloc[::-1]
+    found = evaluate_subgroups(numbered, by=["sex"]).set_index("group")
+    assert list(found.loc["0", ["n", "accuracy"]]) == [2, 1.0]
+    assert list(found.loc["1", ["n", "accuracy", "auroc"]]) == [4, 0.5, 0.75]
+
+
+def test_a_group_without_patients_has_no_sensitivity_where_fairlearn_says_zero(table):
+    from fairlearn.metrics import MetricFrame, true_positive_rate
+
+    healthy = table.assign(sex=["M", "F", "M", "M", "M", "M"])
+    theirs = MetricFrame(
+        metrics=true_positive_rate,
+        y_true=healthy["diagnosis"],
+        y_pred=(healthy["score"] >= 0.5).astype(int),
+        sensitive_features=healthy["sex"],
+    ).by_group
+    ours = evaluate_subgroups(healthy, by=["sex"]).set_index("group")["sensitivity"]
+    assert theirs["F"] == 0.0 and math.isnan(ours["F"])
+    assert ours["M"] == pytest.approx(theirs["M"])
+
+
+def test_ways_to_group_that_name_nothing_or_the_same_twice_are_refused(table):
+    for by in ([()], ["sex", "sex"], ["age_band", "age band"]):
+        with pytest.raises(ValueError, match="at least one column at a time, and nothing twice"):
+            evaluate_subgroups(add_age_band(table), by=by)
+
+
 def test_an_empty_table_gives_an_empty_report_with_its_columns(table):
     found = evaluate_subgroups(table.iloc[:0], by=["sex"])
     assert len(found) == 0 and "auroc" in found
@@ -174,6 +202,15 @@ def test_cycles_hold_an_overall_row_and_subgroups_for_every_arm(table):
     assert list(found.columns[:4]) == ["arm", "cycle", "subgroup", "group"]
 
 
+def test_arms_may_have_other_cycles_and_other_subjects(table):
+    predictions = pd.concat([table.assign(arm="clean", cycle=3), table.iloc[2:].assign(arm="dirty", cycle=5)])
+    found = evaluate_cycles(predictions, by=["sex"])
+    assert list(zip(found["arm"], found["cycle"], found["group"], found["n"], strict=True)) == [
+        *[("clean", 3, "all", 6), ("clean", 3, "F", 2), ("clean", 3, "M", 4)],
+        *[("dirty", 5, "all", 4), ("dirty", 5, "F", 0), ("dirty", 5, "M", 4)],
+    ]
+
+
 def test_cycles_without_subgroups_need_no_age(table):
     predictions = table.drop(columns=["sex", "age"]).assign(arm="clean", cycle=0)
     assert len(evaluate_cycles(predictions, by=())) == 1
@@ -189,6 +226,8 @@ def test_cycles_refuse_what_they_cannot_count(table):
         evaluate_cycles(table)
     with pytest.raises(TypeError, match="came the string"):
         evaluate_cycles(predictions, by="sex")
+    with pytest.raises(ValueError, match="column 'arm' is missing for 6 of 6 rows"):
+        evaluate_cycles(predictions.assign(arm=None))
 
 
 @pytest.fixture

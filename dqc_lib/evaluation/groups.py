@@ -1,0 +1,127 @@
+"""Ways to group subjects: by a column, by several crossed, by age band."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+import numpy as np
+import pandas as pd
+
+AGE_EDGES = (0, 55, 65, 75, 130)
+
+
+def add_age_band(table: pd.DataFrame, edges: Sequence[int] = AGE_EDGES) -> pd.DataFrame:
+    """Return the table with a column ``age_band``, an ordered category such as "<55", "55-64", "65-74", "75+".
+
+    Parameters
+    ----------
+    table : DataFrame
+        With a column ``age`` in years.
+    edges : sequence of int
+        At least three, increasing. A band holds its lower edge and not its upper one, except the last, which holds
+        both. Every band is a category, also where nobody is in it.
+
+    Returns
+    -------
+    DataFrame
+        A copy; the table given is not changed.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If there is no column ``age``; if the edges are not as said, or an age is missing or lies outside them.
+
+    Examples
+    --------
+    >>> list(add_age_band(pd.DataFrame({"age": [54.9, 55.0, 81.0]}))["age_band"])
+    ['<55', '55-64', '75+']
+    """
+    require_columns(table, ["age"])
+    edges = list(edges)
+    if len(edges) < 3 or any(edge != int(edge) for edge in edges) or sorted(set(edges)) != edges:
+        raise ValueError(f"edges must be three or more increasing whole numbers; came {edges}")
+    age = table["age"].to_numpy(dtype=np.float64)
+    outside = ~((age >= edges[0]) & (age <= edges[-1]))
+    if outside.any():
+        raise ValueError(f"ages must lie from {edges[0]} to {edges[-1]} years; came {age[outside][0]}")
+    middle = [f"{low}-{high - 1}" for low, high in pairwise(edges[1:-1])]
+    labels = [f"<{edges[1]}", *middle, f"{edges[-2]}+"]
+    band = pd.Categorical.from_codes(np.digitize(age, edges[1:-1]), categories=labels, ordered=True)
+    return table.assign(age_band=band)
+
+
+def band_ages(table: pd.DataFrame, ways: Iterable[tuple[str, ...]]) -> pd.DataFrame:
+    """Return the table with ``age_band``, made from ``age``, where it is asked for and not there."""
+    wanted = "age_band" not in table and any("age_band" in names for names in ways)
+    return add_age_band(table) if wanted else table
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """One way to group the rows of a table.
+
+    Parameters
+    ----------
+    label : str
+        "overall", "sex", "sex x age band".
+    groups : list of str
+        Names of all groups, also of those that hold nobody: "all", "F", "F, <55".
+    codes : DataFrame
+        Per row the number of its level in every column that is crossed.
+    sizes : tuple of int
+        How many levels each column has; their product is the number of groups.
+    """
+
+    label: str
+    groups: list[str]
+    codes: pd.DataFrame
+    sizes: tuple[int, ...]
+
+    @property
+    def members(self) -> np.ndarray:
+        """Number of the group of every row, an index of `groups`."""
+        return np.ravel_multi_index(self.codes.to_numpy().T, self.sizes) if len(self.codes) else np.zeros(0, dtype=int)
+
+
+def group_subjects(table: pd.DataFrame, names: Sequence[str]) -> Grouping:
+    """Return the grouping by the columns `names`, crossed; without names, everybody in one group "all"."""
+    if not names:
+        return Grouping("overall", ["all"], pd.DataFrame({"0": np.zeros(len(table), dtype=int)}), (1,))
+    levels = [list_levels(table, name) for name in names]
+    codes = {str(at): pd.Categorical(table[name], levels[at]).codes.astype(int) for at, name in enumerate(names)}
+    label = label_grouping(names)
+    groups = [", ".join(map(str, values)) for values in product(*levels)]
+    return Grouping(label, groups, pd.DataFrame(codes), tuple(len(of_column) for of_column in levels))
+
+
+def list_ways(by: Iterable[str | tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return every way to group as a tuple of column names."""
+    if isinstance(by, str):
+        raise TypeError(f"by must be a list of column names or tuples of names; came the string {by!r}")
+    ways = [(names,) if isinstance(names, str) else tuple(names) for names in by]
+    labels = [label_grouping(names) for names in ways]
+    for names, label in zip(ways, labels, strict=True):
+        if not names or labels.count(label) > 1:
+            raise ValueError(f"by must name at least one column at a time, and nothing twice; came {names} in {ways}")
+    return ways
+
+
+def label_grouping(names: Sequence[str]) -> str:
+    """Return "sex x age band"."""
+    return " x ".join(name.replace("_", " ") for name in names)
+
+
+def require_columns(table: pd.DataFrame, names: Iterable[str]) -> None:
+    """Raise a KeyError that names the columns which are not there and those that are."""
+    if missing := [name for name in dict.fromkeys(names) if name not in table.columns]:
+        raise KeyError(f"missing columns {missing}; the table has {list(table.columns)}")
+
+
+def list_levels(table: pd.DataFrame, name: str) -> list:
+    """Return the categories of a column in their order, or its distinct values sorted."""
+    column = table[name]
+    if column.isna().any():
+        raise ValueError(f"column {name!r} is missing for {int(column.isna().sum())} of {len(column)} subjects")
+    return list(column.cat.categories) if hasattr(column, "cat") else sorted(column.unique())
