@@ -167,31 +167,38 @@ class CalibratedRule:
     """Suspicious by the size of the update, harmful unless verification acquits.
 
     An attempt is suspicious if its update norm (see `dqc_lib.fisher`) passes the limit for its number of images. Only
-    then is it verified, without the momentum of earlier steps, and it is acquitted if the candidate misdiagnoses less
-    than the model before it: if one error rate falls and the other does not rise. Novel but useful images get that
-    chance; harm that does no damage yet does not. The model that is kept is the one that took the step with momentum,
-    as everywhere in training; that one is not verified. A harmful step can be acquitted too, when its label happens to
-    push the output in the direction the model needs just then.
+    then is it verified, without the momentum of earlier steps, and it is acquitted if the candidate misdiagnoses
+    clearly less than the model before it: neither error rate rises, and at least `acquittal` more verification subjects
+    are diagnosed rightly. Novel but useful images get that chance; harm that does no damage yet does not. The model
+    that is kept is the one that took the step with momentum, as everywhere in training; that one is not verified. A
+    harmful step can be acquitted too, when its label happens to push the output in the direction the model needs just
+    then; with one subject that happens often. By a sign test, five that change to the right side and none to the wrong
+    one have a chance of 1 in 32 where a step does not matter.
 
     Parameters
     ----------
     limits : mapping of int to float
         Update norm above which an attempt with that many images is suspicious. Sizes between or beyond the known ones
         use the nearest smaller one, or else the smallest.
+    acquittal : int
+        How many fewer verification subjects a suspicious step must leave misdiagnosed to be accepted, at least 1.
     """
 
     limits: Mapping[int, float] = field(hash=False)
+    acquittal: int = 5
     asks: frozenset[str] = frozenset()
     isolates: bool = True
 
     def __post_init__(self) -> None:
         if not self.limits or min(self.limits) < 1 or not all(limit > 0 for limit in self.limits.values()):
-            raise ValueError(
-                f"limits must give a positive update norm for at least one attempt size >= 1, got {self.limits!r}"
-            )
+            raise ValueError(f"limits must give a positive update norm for attempt sizes >= 1, got {self.limits!r}")
+        if self.acquittal < 1:
+            raise ValueError(f"acquittal must be at least 1 verification subject, got {self.acquittal!r}")
 
     @classmethod
-    def from_watch(cls, watched: pd.DataFrame, *, reach: float = 1.0, at_least: int = 8) -> CalibratedRule:
+    def from_watch(
+        cls, watched: pd.DataFrame, *, reach: float = 2.0, at_least: int = 24, acquittal: int = 5
+    ) -> CalibratedRule:
         """Return the rule whose limits come from a cycle that only watched.
 
         With m the median and q the 90th percentile of the log update norms of a size, its limit is exp(q + reach * (q
@@ -209,7 +216,9 @@ class CalibratedRule:
         reach : float
             How far beyond the 90th percentile, in distances between it and the median.
         at_least : int
-            Attempts that a size needs for a limit of its own.
+            Attempts that a size needs for a limit of its own; `watch` tries every batch three times.
+        acquittal : int
+            Handed on to the rule.
 
         Raises
         ------
@@ -230,7 +239,7 @@ class CalibratedRule:
             median, high = np.quantile(pool, (0.5, 0.9))
             limit = float(np.exp(high + reach * (high - median)))
             limits[int(size)] = min([limit, *limits.values()])
-        return cls(limits)
+        return cls(limits, acquittal)
 
     def limit(self, n: int) -> float:
         """Return the update norm above which an attempt with n images is suspicious."""
@@ -244,11 +253,10 @@ class CalibratedRule:
         return not update_norm <= self.limit(n)
 
     def judge(self, *, n: int, update_norm: float | None, before: Counts, after: Counts) -> Verdict:
-        """Return harmful if the update is suspicious and the candidate does not misdiagnose less than before."""
+        """Return harmful if the update is suspicious and the candidate does not misdiagnose clearly less."""
         suspicious = self.suspects(n=n, update_norm=update_norm)
-        better = [new < old for old, new in zip(before.rates(), after.rates(), strict=True)]
-        worse = [new > old for old, new in zip(before.rates(), after.rates(), strict=True)]
-        acquitted = any(better) and not any(worse)
+        righted = (before.fp - after.fp, before.fn - after.fn)
+        acquitted = min(righted) >= 0 and sum(righted) >= self.acquittal
         return Verdict(suspicious and not acquitted, tolerance=0.0, norm_limit=self.limit(n))
 
 

@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from dqc_lib.fisher import FLOOR, GradientScale, forget_momentum, read_gradient, read_moments
+from dqc_lib.fisher import (
+    FLOOR,
+    LEAST_MISFIT,
+    GradientScale,
+    divide_by_misfit,
+    forget_momentum,
+    read_gradient,
+    read_moments,
+)
 from dqc_lib.networks import build_sfcn, freeze_normalization
 
 SHAPE = (16, 16, 16)
@@ -135,6 +143,16 @@ def test_a_weight_that_no_good_image_moved_counts_by_the_floor():
     assert scale.measure(np.array([0.0, 1.0, 0.0])) == pytest.approx(1 / math.sqrt(floor), rel=1e-12)
 
 
+def test_a_scale_that_was_saved_measures_as_before(tmp_path):
+    scale = make_scale(A=[[1.0, 2.0], [3.0, 2.0]], B=[[2.0, 4.0]])
+    scale.save(tmp_path / "scale.npz")
+    again = GradientScale.load(tmp_path / "scale.npz")
+    gradient = np.array([5.0, -1.0])
+    assert again.measure(gradient) == pytest.approx(scale.measure(gradient), rel=1e-12)
+    again.add(np.array([2.0, 4.0]), fold="C")
+    assert again.measure(gradient) != scale.measure(gradient)
+
+
 def test_gradients_of_zero_give_a_finite_norm():
     scale = make_scale(A=[[0.0, 0.0]])
     assert scale.measure(np.array([0.0, 0.0])) == 0
@@ -156,3 +174,29 @@ def test_the_norm_grows_in_proportion_to_the_gradient():
 def test_nothing_can_be_measured_against_nothing():
     with pytest.raises(ValueError, match="no gradient of a good image has been added yet"):
         GradientScale().measure(np.array([1.0]))
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_without_the_misfit_the_gradient_of_one_image_is_that_of_its_logit(label):
+    import tensorflow as tf
+
+    model = build()
+    freeze_normalization(model)
+    image, _ = make_batch(1, seed=3)
+    with tf.GradientTape() as tape:
+        score = model(image, training=False)[0, 0]
+        logit = tf.math.log(score) - tf.math.log(1 - score)
+    parts = tape.gradient(logit, [variable.value for variable in model.trainable_variables])
+    expected = np.concatenate([part.numpy().ravel() for part in parts]) * (1 if label == 0 else -1)
+    before = read_moments(model)
+    loss = float(model.train_on_batch(image, np.array([[label]], dtype=np.float32)))
+    gradient = divide_by_misfit(read_gradient(model, before), loss)
+    assert np.linalg.norm(gradient - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+def test_a_small_misfit_is_not_divided_by():
+    gradient = np.array([1e-3, -2e-3])
+    np.testing.assert_allclose(divide_by_misfit(gradient, 0.0), gradient / LEAST_MISFIT)
+    np.testing.assert_allclose(divide_by_misfit(gradient, 1e-4), gradient / LEAST_MISFIT)
+    np.testing.assert_allclose(divide_by_misfit(gradient, math.log(2)), gradient / 0.5)
+    np.testing.assert_allclose(divide_by_misfit(gradient, 50.0), gradient)

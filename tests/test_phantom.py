@@ -120,6 +120,26 @@ def test_unknown_sites_are_refused():
 # volumes
 
 
+def test_a_cohort_numbered_from_elsewhere_holds_other_subjects_of_the_same_centers():
+    usual, later = draw_subjects(), draw_subjects(first=5001)
+    assert list(later["subject"][:2]) == ["sub-5001", "sub-5002"]
+    assert not set(usual["subject"]) & set(later["subject"])
+    for column in ("center", "diagnosis", "scanner"):
+        assert list(usual[column]) == list(later[column])
+    assert (usual["age"] != later["age"]).mean() > 0.9
+    with pytest.raises(ValueError, match="first must be a number from 1, got 0"):
+        draw_subjects(first=0)
+
+
+def test_a_folder_of_phantoms_numbered_otherwise_is_refused(tmp_path):
+    options = {"sites": [(1, 1)], "recipe": SMALL, "progress": False}
+    cohort = write_phantoms(tmp_path / "later", first=41, **options)
+    assert list(cohort.table["subject"]) == ["sub-0041", "sub-0042"]
+    assert "first" not in (write_phantoms(tmp_path / "usual", **options).root / "recipe.json").read_text()
+    with pytest.raises(ValueError, match="holds phantoms of another recipe"):
+        write_phantoms(tmp_path / "later", **options)
+
+
 def test_a_phantom_has_eight_bits_and_an_empty_background():
     volume = paint_phantom("sub-0001", **WHO, recipe=Recipe())
     assert (volume.dtype, volume.shape) == (np.uint8, (40, 48, 40))

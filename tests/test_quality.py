@@ -149,9 +149,9 @@ def make_watch(**logs):
     return pd.DataFrame(rows, columns=["n", "update_norm"])
 
 
-def calibrate(watched, *, reach=1.5, **options):
+def calibrate(watched, *, reach=1.5, at_least=8):
     """Return the logs of the limits by size."""
-    limits = CalibratedRule.from_watch(watched, reach=reach, **options).limits
+    limits = CalibratedRule.from_watch(watched, reach=reach, at_least=at_least).limits
     return {size: math.log(limit) for size, limit in limits.items()}
 
 
@@ -217,21 +217,33 @@ def test_an_update_at_its_limit_is_no_suspect_and_one_that_diverged_is():
     assert [rule.suspects(n=1, update_norm=norm) for norm in norms] == [False, False, True, True, True]
 
 
-def test_a_suspect_is_acquitted_only_if_one_error_rate_falls_and_the_other_does_not_rise():
-    rule = CalibratedRule({1: 10.0})
+def test_a_suspect_is_acquitted_only_if_enough_subjects_are_righted_and_neither_error_rises():
+    rule = CalibratedRule({1: 10.0}, acquittal=2)
     large = {"update_norm": 11.0}
-    assert judge(rule, (2, 1), (2, 1), **large), "no harm done is no acquittal"
-    assert not judge(rule, (2, 1), (1, 1), **large)
-    assert not judge(rule, (2, 1), (2, 0), **large)
-    assert not judge(rule, (2, 1), (1, 0), **large)
-    assert judge(rule, (2, 2), (3, 0), **large), "what one rate gains does not make up for the other"
-    assert judge(rule, (2, 1), (0, 2), **large)
+    assert judge(rule, (4, 3), (4, 3), **large), "no harm done is no acquittal"
+    assert judge(rule, (4, 3), (3, 3), **large), "one subject more is chance"
+    assert not judge(rule, (4, 3), (2, 3), **large)
+    assert not judge(rule, (4, 3), (4, 1), **large)
+    assert not judge(rule, (4, 3), (3, 2), **large)
+    assert judge(rule, (2, 4), (3, 0), **large), "what one rate gains does not make up for the other"
+    assert judge(rule, (4, 1), (0, 2), **large)
     assert judge(rule, (2, 1), (3, 2), **large)
     assert not judge(rule, (2, 1), (8, 4), update_norm=10.0), "who is no suspect needs no acquittal"
 
 
-def test_acquittal_counts_the_defined_rate_alone_where_the_other_is_undefined():
+def test_five_righted_subjects_acquit_unless_told_otherwise():
     rule = CalibratedRule({1: 10.0})
+    assert judge(rule, (5, 1), (1, 1), update_norm=11.0)
+    assert not judge(rule, (5, 1), (0, 1), update_norm=11.0)
+    watched = make_watch(n1=range(11))
+    assert CalibratedRule.from_watch(watched).acquittal == 5
+    assert CalibratedRule.from_watch(watched, acquittal=3).acquittal == 3
+    with pytest.raises(ValueError, match="acquittal must be at least 1 verification subject, got 0"):
+        CalibratedRule({1: 10.0}, acquittal=0)
+
+
+def test_acquittal_counts_the_defined_rate_alone_where_the_other_is_undefined():
+    rule = CalibratedRule({1: 10.0}, acquittal=1)
     before, better = Counts(0, 0, 3, 5), Counts(0, 0, 2, 5)
     assert not rule.judge(n=1, update_norm=11.0, before=before, after=better).harmful
     assert rule.judge(n=1, update_norm=11.0, before=before, after=before).harmful
@@ -257,7 +269,7 @@ def test_the_calibrated_rule_cannot_do_without_the_update_norm():
 
 @pytest.mark.parametrize("limits", [{}, {0: 1.0}, {1: 0.0}, {1: -2.0}, {1: math.nan}], ids=str)
 def test_limits_that_cannot_be_are_refused(limits):
-    with pytest.raises(ValueError, match="limits must give a positive update norm for at least one attempt size >= 1"):
+    with pytest.raises(ValueError, match="limits must give a positive update norm for attempt sizes >= 1"):
         CalibratedRule(limits)
 
 
@@ -390,7 +402,7 @@ def test_replaying_with_the_rule_that_decided_gives_the_recorded_decisions():
         (PublishedRule(tolerance=0.0), [True, True, False, True, False, True]),
         (WatchingRule(), [False] * 6),
         # large updates are the second, third and fifth: one rises, one stays, one falls
-        (CalibratedRule({1: 5.0}), [False, True, True, False, False, False]),
+        (CalibratedRule({1: 5.0}, acquittal=1), [False, True, True, False, False, False]),
     ],
     ids=repr,
 )
@@ -409,7 +421,7 @@ def test_what_was_not_recorded_cannot_be_replayed():
     published = replay(ledger, PublishedRule())["replayed_harmful"]
     assert published.dtype == "boolean"
     assert published.isna().all()
-    calibrated = replay(ledger, CalibratedRule({1: 5.0}))["replayed_harmful"]
+    calibrated = replay(ledger, CalibratedRule({1: 5.0}, acquittal=1))["replayed_harmful"]
     assert calibrated.isna().tolist() == [False, True, True], "small updates would have passed without verification"
     assert not calibrated.iloc[0]
 

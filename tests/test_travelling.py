@@ -260,7 +260,7 @@ def test_the_calibrated_rule_verifies_only_suspects_and_the_model_before_them():
     norms = {("a1",): 1.0, ("a2",): 9.0, ("a3",): 9.0, ("a4",): 5.0, ("a5",): 9.0}
     engine = ScriptedCenters(lambda steps: Counts(max(0, 8 - len(steps)), 10, 0, 10), norms=norms)
     plan = make_plan(["A: a1", "A: a2", "A: a3", "A: a4", "A: a5"])
-    ledger, _ = run_loop(engine, plan, rule=CalibratedRule({1: 5.0}))
+    ledger, _ = run_loop(engine, plan, rule=CalibratedRule({1: 5.0}, acquittal=1))
     harmless = ["snapshot", "train"]
     assert engine.names() == ["rate", *harmless, *SUSPECT, *SUSPECT, *harmless, *SUSPECT]
     assert [(row["reference_fp"], row["fp"]) for row in ledger.rows] == [
@@ -280,16 +280,15 @@ def test_a_suspect_is_judged_by_its_step_without_the_momentum_of_others():
         return Counts(5 - sum(2 if "alone" in step else -1 for step in steps), 10, 0, 10)
 
     engine = ScriptedCenters(answer, norms={("a1",): 9.0})
-    ledger, _ = run_loop(engine, make_plan(["A: a1"]), rule=CalibratedRule({1: 5.0}))
+    ledger, _ = run_loop(engine, make_plan(["A: a1"]), rule=CalibratedRule({1: 5.0}, acquittal=1))
     assert [(row["reference_fp"], row["fp"], row["decision"]) for row in ledger.rows] == [(5, 3, "accepted")]
     assert engine.steps == (("a1",),)
 
 
 def test_a_suspect_that_is_not_acquitted_leaves_no_trace_in_the_model():
     engine = ScriptedCenters(norms={("a1",): 1.0, ("bad",): 9.0})
-    ledger, docket = run_loop(
-        engine, make_plan(["A: a1", "A: bad", "A: a1"]), rule=CalibratedRule({1: 5.0}), closing_revisit=False
-    )
+    plan, rule = make_plan(["A: a1", "A: bad", "A: a1"]), CalibratedRule({1: 5.0}, acquittal=1)
+    ledger, docket = run_loop(engine, plan, rule=rule, closing_revisit=False)
     assert read_rows(ledger) == [
         "0 batch a1: accepted",
         "0 batch bad: split",
@@ -648,7 +647,7 @@ def test_watching_measures_every_image_and_batch_and_leaves_the_model_as_it_was(
     east = Visit("east", (("sub-01", "sub-02", "sub-03"), ("sub-04",)))
     cycle = Cycle(0, 1e-3, (east, Visit("west", (("sub-08", "sub-09"), ("sub-10", "sub-11")))))
     ledger = Ledger()
-    rows = watch(engine, cycle, exclude=["sub-01", "sub-10"], ledger=ledger, progress=False)
+    rows = watch(engine, cycle, exclude=["sub-01", "sub-10"], ledger=ledger, repeats=1, progress=False)
     assert_same_state(engine, state)
     assert [(row["level"], row["center"], row["subjects"]) for row in rows.to_dict("records")] == [
         ("single", "east", ["sub-02"]),
@@ -666,6 +665,8 @@ def test_watching_measures_every_image_and_batch_and_leaves_the_model_as_it_was(
     assert rows["fp"].isna().all()
     assert len(ledger) == len(rows)
     assert engine.train("east", ["sub-02"]).norm > 0, "from now on updates are measured"
+    twice = watch(engine, cycle, exclude=["sub-01", "sub-10"], repeats=2, progress=False)
+    assert list(twice["subjects"]) == 2 * list(rows["subjects"])
 
 
 def test_a_watched_center_is_measured_against_the_others_only():
@@ -750,6 +751,35 @@ def test_the_guarded_arm_meets_the_same_batches_in_the_same_order_until_it_rejec
     rejected = int((guarded["decision"] != "accepted").to_numpy().argmax())
     assert guarded["decision"].iloc[rejected] == "split"
     assert list_attempts(guarded)[: rejected + 1] == list_attempts(dirty)[: rejected + 1]
+
+
+def test_an_arm_scores_subjects_of_another_cohort_with_the_model_of_each_of_its_cycles(arms, cohort):
+    arm = arms[1]["qc"]
+    tested = cohort.select(role="test")
+    scored = arm.score(tested)
+    known = arm.predictions[arm.predictions["cycle"] >= 2]
+    assert list(scored.columns) == list(known.columns)
+    keys = ["cycle", "subject"]
+    both = scored.merge(known[[*keys, "score"]], on=keys, suffixes=("", "_then"))
+    assert len(both) == len(scored) == len(known)
+    np.testing.assert_allclose(both["score"], both["score_then"], rtol=1e-5)
+    assert set(scored["arm"]) == {"qc"}
+
+
+def test_an_arm_refuses_volumes_of_another_shape(arms, cohort, tmp_path):
+    row = cohort.table.iloc[[0]].assign(path=str(tmp_path / "small.nii.gz"))
+    write_volume(row["path"].iloc[0], np.arange(8.0, dtype=np.float32).reshape(2, 2, 2), affine=np.eye(4))
+    with pytest.raises(ValueError, match=r"expects volumes of \(16, 16, 16\), came \(2, 2, 2\)"):
+        arms[1]["clean"].score(cohort.replace(row))
+
+
+def test_a_cohort_without_test_subjects_trains_and_has_no_history(cohort, tmp_path):
+    table = cohort.table[cohort.table["role"] != "test"]
+    arm = open_study(cohort.replace(table), tmp_path).run("dirty")
+    assert len(arm.ledger)
+    assert arm.history.empty
+    assert {"arm", "cycle", "subgroup", "group", "n", "auroc"} <= set(arm.history.columns)
+    assert math.isnan(arm.auroc())
 
 
 def test_all_arms_start_from_the_same_clean_pretraining(arms, cohort):

@@ -25,7 +25,9 @@ def read_published_sites() -> pd.DataFrame:
     return pd.read_csv(str(files("dqc_lib") / "data" / "sites_83.tsv"), sep="\t")
 
 
-def draw_subjects(sites: str | Iterable[tuple[int, int]] = "sample", *, seed: int = 2025) -> pd.DataFrame:
+def draw_subjects(
+    sites: str | Iterable[tuple[int, int]] = "sample", *, seed: int = 2025, first: int = 1
+) -> pd.DataFrame:
     """Return the participants of a phantom cohort, without images.
 
     Parameters
@@ -35,13 +37,18 @@ def draw_subjects(sites: str | Iterable[tuple[int, int]] = "sample", *, seed: in
         `role` column), or the numbers of subjects with and without the disease in each center.
     seed : int
         Seed of age, sex and scanner vendor.
+    first : int
+        Number of the first subject, at least 1. A phantom's anatomy follows from its name, so a cohort numbered from
+        beyond the last subject of another holds other brains, at the same centers with the same scanners.
 
     Returns
     -------
     DataFrame
         Columns subject, center, diagnosis (1 = disease), sex, age (years), scanner, and role for the published sites.
     """
-    rng = np.random.default_rng([seed, crc32(b"subjects")])
+    if first < 1:
+        raise ValueError(f"first must be a number from 1, got {first!r}")
+    rng = np.random.default_rng([seed, crc32(b"subjects"), *([first] if first > 1 else [])])
     if isinstance(sites, str) and sites == "published":
         rows = _published_rows(rng)
     elif isinstance(sites, str) and sites != "sample":
@@ -49,7 +56,7 @@ def draw_subjects(sites: str | Iterable[tuple[int, int]] = "sample", *, seed: in
     else:
         rows = _rows_of_counts(SAMPLE_CENTERS if isinstance(sites, str) else list(sites), rng)
     table = pd.DataFrame(rows)
-    table.insert(0, "subject", [f"sub-{number:04d}" for number in range(1, len(table) + 1)])
+    table.insert(0, "subject", [f"sub-{number:04d}" for number in range(first, first + len(table))])
     table["age"] = np.round(np.clip(rng.normal(64.0, 9.0, len(table)), 40.0, 88.0), 1)
     return table
 

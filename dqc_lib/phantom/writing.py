@@ -17,7 +17,7 @@ from dqc_lib.volumes import write_volume
 
 
 def write_phantoms(
-    folder: str | Path, *, sites="sample", recipe: Recipe | None = None, progress: bool = True
+    folder: str | Path, *, sites="sample", recipe: Recipe | None = None, first: int = 1, progress: bool = True
 ) -> Cohort:
     """Write a phantom cohort as a BIDS folder, or read it if it is there already.
 
@@ -26,7 +26,7 @@ def write_phantoms(
     folder : path
         Where the cohort lives; made if missing. A folder with the same recipe is read, not written again, and one
         that was left half-way is finished.
-    sites : as in `draw_subjects`
+    sites, first : as in `draw_subjects`
     recipe : Recipe, optional
     progress : bool
         Show a progress bar.
@@ -42,8 +42,8 @@ def write_phantoms(
     """
     folder, recipe = Path(folder), recipe or Recipe()
     sites = sites if isinstance(sites, str) else [tuple(pair) for pair in sites]
-    table = draw_subjects(sites, seed=recipe.seed)
-    _claim_folder(folder, sites=sites, recipe=recipe)
+    table = draw_subjects(sites, seed=recipe.seed, first=first)
+    _claim_folder(folder, sites=sites, recipe=recipe, first=first)
     if not (folder / "participants.tsv").exists():
         table["path"] = [str(folder.resolve() / name / "anat" / f"{name}_T1w.nii.gz") for name in table["subject"]]
         _write_images(table, recipe=recipe, progress=progress)
@@ -51,11 +51,11 @@ def write_phantoms(
     return read_bids(folder)
 
 
-def _claim_folder(folder: Path, *, sites, recipe: Recipe) -> None:
+def _claim_folder(folder: Path, *, sites, recipe: Recipe, first: int) -> None:
     note = folder / "recipe.json"
-    wanted = json.loads(
-        json.dumps({"sites": sites if isinstance(sites, str) else [list(pair) for pair in sites], **asdict(recipe)})
-    )
+    listed = sites if isinstance(sites, str) else [list(pair) for pair in sites]
+    numbered = {"first": first} if first > 1 else {}  # a cohort numbered from 1 keeps the note it always had
+    wanted = json.loads(json.dumps({"sites": listed, **asdict(recipe), **numbered}))
     if note.exists():
         if json.loads(note.read_text()) != wanted:
             raise ValueError(

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dqc_lib.cohort import Cohort, check_roles
-from dqc_lib.fisher import GradientScale, forget_momentum, read_gradient, read_moments
+from dqc_lib.fisher import GradientScale, divide_by_misfit, forget_momentum, read_gradient, read_moments
 from dqc_lib.networks import Snapshot, freeze_normalization, recalibrate_normalization, restore_snapshot, take_snapshot
 from dqc_lib.quality import Counts
 from dqc_lib.travelling.plan import group_by_center
@@ -71,6 +71,7 @@ class LocalCenters:
         self._diagnosis = table["diagnosis"].to_dict()
         self._verification = group_by_center(self.cohort, role="verification")
         self._moments: np.ndarray | None = None
+        self._loss = float("nan")
 
     def train(self, center: str, subjects: Sequence[str], *, alone: bool = False, watched: bool = False) -> Update:
         """Take one optimizer step on the subjects' images at their center.
@@ -93,14 +94,14 @@ class LocalCenters:
         measures = self.scale is not None
         self._moments = read_moments(self.model) if measures or watched else None
         labels = np.array([[self._diagnosis[subject]] for subject in subjects], dtype=np.float32)
-        loss = float(np.asarray(self.model.train_on_batch(self.volumes.batch(subjects), labels)))
+        loss = self._loss = float(np.asarray(self.model.train_on_batch(self.volumes.batch(subjects), labels)))
         return Update(loss, self.scale.measure(self.read_update()) if measures else None)
 
     def read_update(self) -> np.ndarray:
-        """Return the gradient of the last watched step, shape (trainable parameters,)."""
+        """Return the gradient of the last watched step per unit of misfit, shape (trainable parameters,)."""
         if self._moments is None:
             raise ValueError("no watched step has been taken, so there is no update to read")
-        return read_gradient(self.model, self._moments)
+        return divide_by_misfit(read_gradient(self.model, self._moments), self._loss)
 
     def verify(self, asks: frozenset[str] = frozenset()) -> dict[str, Counts]:
         """Return each center's counts on its verification subjects, and its sum of losses if `asks` holds "loss"."""
@@ -133,15 +134,7 @@ class LocalCenters:
         return rows.assign(score=self._predict(rows["subject"]))
 
     def _predict(self, subjects: Iterable[str]) -> np.ndarray:
-        names = list(subjects)
-        chunks = [
-            self.model.predict_on_batch(self.volumes.batch(chunk))[:, 0] for chunk in self._cut_into_chunks(names)
-        ]
-        return np.concatenate(chunks) if chunks else np.empty(0, dtype=np.float32)
-
-    def _cut_into_chunks(self, names: list[str]) -> list[list[str]]:
-        size = min(CHUNK, max(1, CHUNK_VOXELS // math.prod(self.volumes.shape)))
-        return [names[at : at + size] for at in range(0, len(names), size)]
+        return predict_subjects(self.model, self.volumes, list(subjects))
 
     def snapshot(self) -> Snapshot:
         """Return a copy of the model and its optimizer."""
@@ -161,13 +154,24 @@ class LocalCenters:
         groups = [
             [subject for subject in members if subject not in out] for members in group_by_center(self.cohort).values()
         ]
-        chunks = [chunk for group in groups for chunk in self._cut_into_chunks(group)]
+        chunks = [chunk for group in groups for chunk in _cut_into_chunks(group, self.volumes.shape)]
         recalibrate_normalization(self.model, _Batches(self.volumes, chunks))
         freeze_normalization(self.model)
 
     def save(self, path: Path) -> None:
         """Write the model and its optimizer to a `.keras` file."""
         self.model.save(path)
+
+
+def predict_subjects(model: keras.Model, volumes: VolumeCache, subjects: list[str]) -> np.ndarray:
+    """Return the model's scores of the subjects, 0 to 1, float32 (n,), in chunks that bound the memory."""
+    chunks = [model.predict_on_batch(volumes.batch(chunk))[:, 0] for chunk in _cut_into_chunks(subjects, volumes.shape)]
+    return np.concatenate(chunks) if chunks else np.empty(0, dtype=np.float32)
+
+
+def _cut_into_chunks(names: list[str], shape: tuple[int, int, int]) -> list[list[str]]:
+    size = min(CHUNK, max(1, CHUNK_VOXELS // math.prod(shape)))
+    return [names[at : at + size] for at in range(0, len(names), size)]
 
 
 class _Batches(Sequence):

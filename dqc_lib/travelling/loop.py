@@ -230,13 +230,20 @@ def _show(journey: _Journey, center: str, *, step: int = 1) -> None:
 
 
 def watch(
-    engine: Any, cycle: Cycle, *, exclude: Collection[str] = (), ledger: Ledger | None = None, progress: bool = True
+    engine: Any,
+    cycle: Cycle,
+    *,
+    exclude: Collection[str] = (),
+    ledger: Ledger | None = None,
+    repeats: int = 3,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Measure what updates of good images look like, and leave the model as it was.
 
-    Each image is tried alone at a learning rate of 0, once to learn the scale of the gradients (`engine.scale`) and
-    once, together with the batches of the cycle, to measure the update norms; every center is measured against the
-    others only, so that its own images do not vouch for themselves.
+    Each image is tried alone at a learning rate of 0, to learn the scale of the gradients (`engine.scale`), and then
+    again, together with the batches of the cycle, to measure the update norms; every center is measured against the
+    others only, so that its own images do not vouch for themselves. All of it is repeated, because dropout makes the
+    gradient of an image another one every time.
 
     Parameters
     ----------
@@ -248,6 +255,8 @@ def watch(
         Subjects left out.
     ledger : Ledger, optional
         Receives one row of stage "watch" per attempt.
+    repeats : int
+        How often every image and batch is tried for each of the two.
 
     Returns
     -------
@@ -261,8 +270,9 @@ def watch(
         (visit.center, tuple(s for s in batch if s not in out)) for visit in cycle.visits for batch in visit.batches
     ]
     batches = [(center, subjects) for center, subjects in batches if subjects]
-    singles = [(center, (subject,)) for center, subjects in batches for subject in subjects]
-    tries = singles + [(center, subjects) for center, subjects in batches if len(subjects) > 1]
+    images = [(center, (subject,)) for center, subjects in batches for subject in subjects]
+    singles = images * repeats
+    tries = (images + [(center, subjects) for center, subjects in batches if len(subjects) > 1]) * repeats
     before, engine.scale = engine.snapshot(), None
     engine.set_learning_rate(0.0)
     with tqdm(total=len(singles) + len(tries), desc="watch", unit="attempt", disable=not progress) as bar:

@@ -14,16 +14,19 @@ from typing import Any
 import pandas as pd
 
 from dqc_lib.cohort import Cohort, check_roles
-from dqc_lib.evaluation import evaluate_cycles
+from dqc_lib.evaluation import COUNTS, METRICS, evaluate_cycles
+from dqc_lib.fisher import GradientScale
 from dqc_lib.ledger import Ledger, summarize_subjects
 from dqc_lib.networks import build_sfcn, load_sfcn
 from dqc_lib.quality import CalibratedRule, PublishedRule, Rule
-from dqc_lib.travelling.local import LocalCenters
+from dqc_lib.travelling.local import LocalCenters, predict_subjects
 from dqc_lib.travelling.loop import travel, watch
 from dqc_lib.travelling.plan import Schedule
 from dqc_lib.volumes import VolumeCache
 
 ARMS = ("clean", "dirty", "qc")
+RULES = ("calibrated", "published")
+SCALE = "scale.npz"  # of the watched cycle, in the folder of the pre-training
 
 
 class RunFolder:
@@ -130,7 +133,9 @@ class Arm:
 
     @property
     def history(self) -> pd.DataFrame:
-        """Metrics on the test subjects by cycle and subgroup, see `evaluate_cycles`."""
+        """Metrics on the test subjects by cycle and subgroup, see `evaluate_cycles`; no rows without test subjects."""
+        if self.predictions.empty:
+            return pd.DataFrame(columns=["arm", "cycle", "subgroup", "group", *COUNTS, *METRICS])
         return evaluate_cycles(self.predictions)
 
     @property
@@ -140,9 +145,35 @@ class Arm:
         return frozenset(summary.index[summary["eliminated"]])
 
     def auroc(self) -> float:
-        """Return the test AUROC after the last cycle."""
+        """Return the test AUROC after the last cycle; NaN where the cohort has no test subjects."""
         rows = self.history.query("subgroup == 'overall'")
-        return float(rows.loc[rows["cycle"].idxmax(), "auroc"])
+        return float(rows.loc[rows["cycle"].idxmax(), "auroc"]) if len(rows) else float("nan")
+
+    def score(self, cohort: Cohort) -> pd.DataFrame:
+        """Return how the arm's model of each cycle scores other subjects than those of the study.
+
+        Parameters
+        ----------
+        cohort : Cohort
+            Volumes of the shape that the model was trained on. Subjects the model has met belong in no test.
+
+        Returns
+        -------
+        DataFrame
+            The columns of `predictions`: one row per cycle of the arm (pre-training excluded) and subject.
+        """
+        volumes = VolumeCache(cohort.table.set_index("subject")["path"].to_dict())
+        rows = cohort.table.drop(columns=["path", "harm", "placement"], errors="ignore")
+        paths = sorted(self.folder.glob("cycle-*.keras"))
+        model = load_sfcn(paths[0])
+        if tuple(model.input_shape[1:4]) != tuple(volumes.shape):
+            raise ValueError(f"the arm's model expects volumes of {model.input_shape[1:4]}, came {volumes.shape}")
+        parts = []
+        for path in paths:
+            model.load_weights(path)  # into the same model, whose graph is built once
+            scores = predict_subjects(model, volumes, list(rows["subject"]))
+            parts.append(rows.assign(score=scores, arm=self.name, cycle=int(path.stem.removeprefix("cycle-"))))
+        return pd.concat(parts, ignore_index=True)
 
 
 class Study:
@@ -202,6 +233,7 @@ class Study:
             )
             engine.save(self._start_path(run))
             watch(engine, self.plan[-1], exclude=self.cohort.harmful, ledger=ledger, progress=self.progress)
+            engine.scale.save(run.path / SCALE)
             run.finish()
         return self._read("pretraining", run)
 
@@ -221,6 +253,8 @@ class Study:
             raise ValueError(f"arm must be one of {ARMS}, got {arm!r}")
         if (rule is None) == (arm == "qc"):
             raise ValueError(f"arm {arm!r} needs {'a rule' if arm == 'qc' else 'no rule'}, got {rule!r}")
+        if isinstance(rule, str) and rule not in RULES:
+            raise ValueError(f"rule must be 'calibrated', 'published' or a rule, got {rule!r}")
         start = self.pretrain()
         rule = self.make_rule(rule) if isinstance(rule, str) else rule
         run = self._open(name or arm, arm=arm, rule=rule)
@@ -240,10 +274,10 @@ class Study:
 
     def make_rule(self, name: str, **options: Any) -> Rule:
         """Return a rule by name: "calibrated", with limits from the watched cycle, or "published"."""
+        if name not in RULES:
+            raise ValueError(f"rule must be 'calibrated' or 'published', got {name!r}")
         if name == "published":
             return PublishedRule(**options)
-        if name != "calibrated":
-            raise ValueError(f"rule must be 'calibrated', 'published' or a rule, got {name!r}")
         ledger = self.pretrain().ledger
         return CalibratedRule.from_watch(ledger[ledger["stage"] == "watch"], **options)
 
@@ -253,7 +287,7 @@ class Study:
         run = self._open("pretraining")
         engine = LocalCenters(self.cohort, load_sfcn(self._start_path(run)), volumes=self.volumes)
         if measure:
-            watch(engine, self.plan[-1], exclude=self.cohort.harmful, progress=self.progress)
+            engine.scale = GradientScale.load(run.path / SCALE)
         return engine
 
     def _travel(self, run: RunFolder, engine: LocalCenters, cycles, *, arm: str, exclude=None, **options) -> None:
