@@ -1,7 +1,7 @@
 """Writes executed notebooks as static pages that open from the file system, without a kernel and without a network.
 
-nbconvert renders the cells; the page around them, light and dark, is ours. Figures are stored in the notebooks as data
-(`application/vnd.plotly.v1+json`) and drawn by one copy of plotly.js that lies beside the pages.
+nbconvert renders the cells; the pages around them are those of `dqc_lib.pages`. Figures are stored in the notebooks as
+data (`application/vnd.plotly.v1+json`) and drawn by one copy of plotly.js that lies beside the pages.
 """
 
 import html
@@ -9,7 +9,6 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -18,10 +17,12 @@ from nbconvert.filters import markdown2html
 from plotly.offline import get_plotlyjs
 from pygments.formatters import HtmlFormatter
 
+from dqc_lib.pages import draw_figure, fill_page, find_requests, strip_tags, write_page
+
 PLOTLY = "application/vnd.plotly.v1+json"
+PLOTLY_FILE = "plotly.min.js"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
-LOADING = {"src", "srcset", "poster", "data", "xlink:href", "style"}  # attributes a browser follows by itself
 THUMBNAIL_LIMIT = 400_000  # characters of figure data; a heavier figure would make the index slow
 
 FOLDED_SOLUTION = """{%- extends 'basic/index.html.j2' -%}
@@ -29,30 +30,12 @@ FOLDED_SOLUTION = """{%- extends 'basic/index.html.j2' -%}
 <summary>Show the solution</summary>{{ super() }}</details>{% else %}{{ super() }}{% endif %}{% endblock %}"""
 
 STYLE = """
-:root { color-scheme: light dark; --text: #1c2128; --soft: #57606a; --page: #ffffff; --card: #f6f8fa; --line: #d0d7de;
-  --link: #0550ae; --alarm: #a40e26; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --soft: #9da7b3; --page: #0d1117; --card: #161b22;
-  --line: #30363d; --link: #79c0ff; --alarm: #ff9a92; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text); font: 1rem/1.6 system-ui, sans-serif;
-  overflow-wrap: break-word; }
-main, header, footer { max-width: 62rem; margin: 0 auto; padding: 1rem; }
-header, footer { color: var(--soft); font-size: .95rem; display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; }
-a { color: var(--link); } a:focus-visible, summary:focus-visible, pre:focus-visible, .output:focus-visible
-  { outline: 3px solid var(--link); outline-offset: 2px; }
-.skip { position: absolute; left: -999rem; }
-.skip:focus { left: 1rem; top: .5rem; background: var(--page); padding: .5rem; }
-h1, h2, h3 { line-height: 1.25; } .anchor-link, .prompt { display: none; } img, svg { max-width: 100%; height: auto; }
+.highlight { background: none; } .anchor-link, .prompt { display: none; }
 .input_area pre, .output pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px;
   margin: .5rem 0; padding: .75rem; overflow-x: auto; font: .875rem/1.5 ui-monospace, monospace; }
-code { font: .9em ui-monospace, monospace; background: var(--card); padding: .1em .25em; border-radius: 4px; }
 .output { overflow-x: auto; } .output_stderr pre, .output_error pre { border-left: 4px solid var(--alarm); }
 .ansi-red-fg, .ansi-red-intense-fg { color: var(--alarm); } .ansi-bold { font-weight: 600; }
-table { border: 0; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .75rem 0; }
-th, td { border: 0; border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: right; }
-blockquote { margin-left: 0; padding-left: 1rem; border-left: 4px solid var(--line); color: var(--soft); }
 .solution { border: 1px dashed var(--line); border-radius: 6px; padding: .5rem .75rem; margin: .75rem 0; }
-.plotly-figure { background: #fff; color: #1c2128; border-radius: 6px; overflow-x: auto; margin: .75rem 0; }
 .cards { list-style: none; padding: 0; display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); }
 .cards li { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 1rem;
@@ -61,44 +44,7 @@ blockquote { margin-left: 0; padding-left: 1rem; border-left: 4px solid var(--li
 .cards .cost { color: var(--soft); margin: auto 0 0; }
 .cards .picture { height: 190px; overflow: hidden; } .cards .picture > * { margin: 0; }
 .cards .picture img { width: 100%; height: 100%; object-fit: contain; }
-.failed { color: var(--alarm); font-weight: 600; }
 """
-
-DRAW = """
-// plotly.js offers a button that uploads the figure; nothing leaves the machine from here.
-const PRIVATE = { showSendToCloud: false, plotlyServerURL: "" };
-for (const box of document.querySelectorAll(".plotly-figure")) {
-  const { data, layout = {}, frames = [] } = JSON.parse(box.querySelector("script").textContent);
-  const small = box.classList.contains("thumbnail");
-  const bare = { title: undefined, width: undefined, height: 190, margin: { l: 30, r: 10, t: 10, b: 25 },
-    showlegend: false, annotations: [], updatemenus: [], sliders: [] };
-  Plotly.newPlot(box.querySelector("div"), { data, frames: small ? [] : frames,
-    layout: small ? { ...layout, ...bare } : layout,
-    config: { responsive: true, displaylogo: false, staticPlot: small, ...PRIVATE } });
-}
-"""
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>{style}</style>
-</head>
-<body>
-<a class="skip" href="#content">Skip to the content</a>
-{header}
-<main id="content">
-{body}
-</main>
-{footer}
-{scripts}
-</body>
-</html>
-"""
-
 
 HOME = '<a href="index.html">All notebooks</a>'
 
@@ -112,69 +58,6 @@ class Entry:
     question: str
     picture: str
     run: dict
-
-
-class RequestFinder(HTMLParser):
-    """Collects what a page would load from elsewhere; links that wait for a click are no requests."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-        self.inside = ""
-
-    def handle_starttag(self, tag, attrs):
-        values = dict(attrs)
-        self.inside = tag if tag in ("style", "script") and "json" not in (values.get("type") or "") else ""
-        for name in LOADING | ({"href"} if tag in ("link", "image", "use") else set()):
-            self._collect(values.get(name) or "", pattern=r"(?:https?:)?//[^\s\"')]+")
-
-    def handle_endtag(self, tag):
-        self.inside = ""
-
-    def handle_data(self, data):
-        if self.inside:
-            self._collect(data, pattern=r"https?://[^\s\"'`)]+")
-
-    def _collect(self, text, *, pattern):
-        self.found += [] if text.startswith("data:") else re.findall(pattern, text)
-
-
-def find_requests(page):
-    """Returns the addresses that an HTML page loads from a network when it is opened."""
-    finder = RequestFinder()
-    finder.feed(page)
-    return finder.found
-
-
-def embed_json(value):
-    """Returns `value` as JSON that cannot end the script element around it."""
-    return json.dumps(value).replace("<", "\\u003c")
-
-
-def describe_figure(figure):
-    """Returns the alternative text of a plotly figure: `layout.meta["alt"]`, else its title, as plain text."""
-    layout = figure.get("layout", {})
-    meta, title = layout.get("meta"), layout.get("title")
-    said = meta.get("alt") if isinstance(meta, dict) else None
-    text = said or (title.get("text") if isinstance(title, dict) else title)
-    return strip_tags(text or "without a title")
-
-
-def strip_tags(text):
-    """Returns HTML as plain text on one line."""
-    spaced = re.sub(r"<br ?/?>", " ", text)
-    return " ".join(html.unescape(re.sub(r"</?\w[^>]*>", "", spaced)).split())
-
-
-def draw_figure(figure, *, thumbnail=False):
-    """Returns the element that the page's script draws `figure` in."""
-    height = 190 if thumbnail else (figure.get("layout", {}).get("height") or 450)
-    marks = f'class="plotly-figure" role="group" aria-label="Figure: {html.escape(describe_figure(figure))}"'
-    if thumbnail:
-        marks = 'class="plotly-figure thumbnail" aria-hidden="true"'
-    content = {key: figure[key] for key in ("data", "layout", "frames") if key in figure}
-    script = f'<script type="application/json">{embed_json(content)}</script>'
-    return f'<div {marks}><div style="min-height: {height}px"></div>{script}</div>'
 
 
 def describe_widget(model_id, state):
@@ -237,12 +120,10 @@ def point_links(body, *, pages, source, folder):
     return re.sub(r'(<a [^>]*?href=)"(?![a-z]+:|#|/)([^"]+)"', point, body)
 
 
-def fill_page(*, title, header, body, footer=""):
-    """Returns a whole HTML page; plotly.js is referred to only where there is something to draw."""
+def style_code():
+    """Returns the style sheet of notebooks: code in colours, light and dark, and what cells and cards add."""
     light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
-    style = f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n.highlight {{ background: none; }}\n{STYLE}"
-    scripts = f'<script src="plotly.min.js"></script>\n<script>{DRAW}</script>' if "plotly-figure" in body else ""
-    return PAGE.format(title=html.escape(title), style=style, header=header, body=body, footer=footer, scripts=scripts)
+    return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{STYLE}"
 
 
 def build_page(notebook, *, entry, entries, source, folder):
@@ -259,7 +140,8 @@ def build_page(notebook, *, entry, entries, source, folder):
     links = [f'<a href="{e.name}.html">{word}: {html.escape(e.title)}</a>' for word, e in neighbours]
     header = f'<header><nav aria-label="Notebooks">{" · ".join([HOME, *links])}</nav></header>'
     footer = f"<footer><span>{html.escape(entry.name)}</span><span>{describe_cost(entry.run)}</span></footer>"
-    return fill_page(title=entry.title, header=header, body=body, footer=footer)
+    shared = {"style": style_code(), "plotly": PLOTLY_FILE}
+    return fill_page(title=entry.title, header=header, body=body, footer=footer, **shared)
 
 
 def build_index(entries):
@@ -271,7 +153,7 @@ def build_index(entries):
         cost = f'<p class="cost">{describe_cost(entry.run)}</p>'
         cards.append(f"<li>{picture}{heading}<p>{html.escape(entry.question)}</p>{cost}</li>")
     body = f'<h1>dqc: the executed notebooks</h1>\n<ol class="cards">\n{"".join(cards)}\n</ol>'
-    return fill_page(title="dqc: the executed notebooks", header="", body=body)
+    return fill_page(title="dqc: the executed notebooks", body=body, style=style_code(), plotly=PLOTLY_FILE)
 
 
 def write_gallery(copies, *, folder, source):
@@ -286,7 +168,7 @@ def write_gallery(copies, *, folder, source):
     for notebook, entry in zip(notebooks, entries, strict=True):
         pages[f"{entry.name}.html"] = build_page(notebook, entry=entry, entries=entries, source=source, folder=folder)
     for name, page in pages.items():
-        (folder / name).write_text(page, encoding="utf-8")
-    (folder / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+        write_page(folder / name, page)
+    (folder / PLOTLY_FILE).write_text(get_plotlyjs(), encoding="utf-8")
     found = {name: sorted(set(find_requests(page))) for name, page in pages.items()}
     return [f"{name} would load from a network: {', '.join(urls)}" for name, urls in found.items() if urls]

@@ -13,6 +13,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from dqc_lib.pages import draw_figure, find_requests
+
 RUNNER = Path(execute.__file__)
 FIGURE = """import plotly.graph_objects as go
 go.Figure(go.Bar(x=["a"], y=[2]), layout_title="Center <b>a</b> has 2 & more")"""
@@ -95,7 +97,7 @@ def test_every_page_opens_without_a_network(tour):
     folder, _ = tour
     pages = sorted((folder / "build" / "gallery").glob("*.html"))
     assert [page.name for page in pages] == ["00_a.html", "01_b.html", "index.html"]
-    assert [gallery.find_requests(page.read_text()) for page in pages] == [[], [], []]
+    assert [find_requests(page.read_text()) for page in pages] == [[], [], []]
     assert "https://cdn" not in pages[0].read_text()
     assert (folder / "build" / "gallery" / "plotly.min.js").stat().st_size > 1_000_000
 
@@ -212,25 +214,6 @@ def test_notebooks_are_chosen_by_whole_or_shortened_name_in_reading_order(tmp_pa
         execute.select_notebooks([], folder=tmp_path / "empty")
 
 
-@pytest.mark.parametrize(
-    ("page", "requests"),
-    [
-        ('<a href="https://doi.org/1">paper</a> <link rel="icon" href="data:,">', []),
-        ('<script src="https://cdn.example/require.js"></script>', ["https://cdn.example/require.js"]),
-        ('<script src="//cdn.example/require.js"></script>', ["//cdn.example/require.js"]),
-        ('<link rel="stylesheet" href="http://example.org/a.css">', ["http://example.org/a.css"]),
-        ('<style>@import url("https://example.org/b.css");</style>', ["https://example.org/b.css"]),
-        ('<script type="module">import("https://example.org/c.js")</script>', ["https://example.org/c.js"]),
-        ('<p style="background: url(https://example.org/d.png)">', ["https://example.org/d.png"]),
-        ('<script type="application/json">{"a": "https://example.org"}</script>', []),
-        ('<script src="plotly.min.js"></script>', []),
-        ('<img src="data:image/png;base64,iVBOR//w0KGgo="><pre>https://example.org</pre>', []),
-    ],
-)
-def test_find_requests_tells_what_a_browser_loads_from_what_it_only_links_to(page, requests):
-    assert gallery.find_requests(page) == requests
-
-
 def test_a_page_that_would_ask_the_network_is_named(tmp_path):
     notebook = new_notebook(cells=[new_markdown_cell("# Logo\n\n![logo](https://example.org/logo.png)")])
     copy = tmp_path / "00_a.ipynb"
@@ -252,7 +235,7 @@ def test_hostile_titles_and_figure_texts_show_as_text(tmp_path):
     assert "A &amp; alert(1) B</a>" in index
     page = (tmp_path / "gallery" / "00_a.html").read_text()
     assert page.count("<script") == page.count("</script>") == 4  # the heading's (empty), the data, plotly.js, ours
-    assert 'aria-label="Figure: &quot;&gt;x"' in gallery.draw_figure(figure)
+    assert 'aria-label="Figure: &quot;&gt;x"' in draw_figure(figure)
 
 
 def test_a_control_is_replaced_by_a_sentence():

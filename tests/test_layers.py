@@ -13,8 +13,8 @@ FLOORS = (
     ("cohort", "volumes", "ledger", "artefacts"),
     ("quality", "networks", "fisher", "phantom", "harm"),
     ("evaluation", "detection"),
-    ("figures", "travelling"),
-    ("widgets", "federation"),
+    ("figures", "travelling", "pages"),
+    ("widgets", "federation", "report"),
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 BACKENDS = {"tensorflow", "torch", "jax"}

@@ -16,6 +16,9 @@ EXPECTED = [
     "02_harmful_samples",
     "03_travelling_model",
     "04_quality_control",
+    "05_explore_flagged",
+    "06_subgroup_fairness",
+    "your_own_cohort",
 ]
 FOUND = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 ENDING = ["summary", "exercise", "next"]

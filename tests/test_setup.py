@@ -60,9 +60,9 @@ def test_every_dependency_is_pinned_within_its_range(requirement):
     assert requirement.specifier.contains(pins[name])
 
 
-def test_the_extras_are_gpu_and_federation_and_the_group_is_dev():
+def test_the_extras_and_the_group_are_the_expected_ones():
     extras = PROJECT["optional-dependencies"]
-    assert sorted(extras) == ["federation", "gpu"]
+    assert sorted(extras) == ["federation", "gpu", "viewer"]
     assert list(PYPROJECT["dependency-groups"]) == ["dev"]
     assert extras["gpu"] == ["tensorflow[and-cuda]"]
 

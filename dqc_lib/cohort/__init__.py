@@ -11,6 +11,7 @@ from dqc_lib.cohort.files import (
     MISSING,
     SEX_WORDS,
     read_bids,
+    read_cohort,
     read_published_csv,
     write_bids,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "check_table",
     "divide_held_out",
     "read_bids",
+    "read_cohort",
     "read_published_csv",
     "split_by_subject",
     "write_bids",

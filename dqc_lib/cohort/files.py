@@ -43,6 +43,28 @@ PUBLISHED_COLUMNS = {
 }
 
 
+def read_cohort(path: str | os.PathLike, *, positive: str = "PD", negative: str = "HC") -> Cohort:
+    """Return the cohort of a BIDS folder, or of a table in the layout of the published scripts.
+
+    Parameters
+    ----------
+    path : path
+        A folder is read by `read_bids`, a file by `read_published_csv`; see there for what they hold and raise.
+    positive, negative : str
+        As in `read_bids`; a published table has numbers.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither.
+    """
+    if os.path.isdir(path):
+        return read_bids(path, positive=positive, negative=negative)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: no such file or folder; expected a BIDS folder or a published CSV")
+    return read_published_csv(path)
+
+
 def read_bids(folder: str | os.PathLike, *, positive: str = "PD", negative: str = "HC") -> Cohort:
     """Return the cohort of a BIDS folder.
 

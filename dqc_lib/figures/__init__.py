@@ -7,22 +7,34 @@ in `layout.meta["alt"]`, and none offers to send itself to a cloud.
 
 from dqc_lib.figures.attempts import draw_decisions, draw_rates, draw_update_norms
 from dqc_lib.figures.centers import draw_centers
+from dqc_lib.figures.fairness import draw_elimination, draw_forest, draw_gaps
 from dqc_lib.figures.images import draw_histograms, draw_slices
 from dqc_lib.figures.outcomes import draw_history, draw_truth
+from dqc_lib.figures.overview import draw_center_overview
 from dqc_lib.figures.style import ARM_COLORS, DECISION_COLORS, DIAGNOSIS_COLORS, PALETTE, get_arm_color
+from dqc_lib.figures.timeline import draw_center_timeline
+from dqc_lib.figures.verification import draw_verification_surface
+from dqc_lib.figures.viewer import draw_viewer
 
 __all__ = [
     "ARM_COLORS",
     "DECISION_COLORS",
     "DIAGNOSIS_COLORS",
     "PALETTE",
+    "draw_center_overview",
+    "draw_center_timeline",
     "draw_centers",
     "draw_decisions",
+    "draw_elimination",
+    "draw_forest",
+    "draw_gaps",
     "draw_histograms",
     "draw_history",
     "draw_rates",
     "draw_slices",
     "draw_truth",
     "draw_update_norms",
+    "draw_verification_surface",
+    "draw_viewer",
     "get_arm_color",
 ]

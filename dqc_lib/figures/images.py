@@ -29,11 +29,13 @@ def draw_slices(
     planes: Sequence[str] = ("axial", "coronal", "sagittal"),
     position: Sequence[float] = (0.5, 0.5, 0.5),
     window: tuple[float, float] | None = None,
+    in_rows: bool = False,
+    cursor: bool = False,
 ) -> Figure:
     """Return orthogonal slices through volumes, all in the same millimetres and the same greys.
 
     One volume has its planes side by side and its label below the title; of several volumes each has a column (five to
-    a row) and its planes stand below one another. The subject's left is on the left.
+    a row) and its planes stand below one another, or with `in_rows` a row. The subject's left is on the left.
 
     Parameters
     ----------
@@ -46,6 +48,10 @@ def draw_slices(
         Where the planes cut, from 0 (left, back, bottom) to 1 (right, front, top).
     window : (float, float), optional
         Intensities shown black and white; from 0 to the highest of all volumes unless given.
+    in_rows : bool
+        One row per volume, its planes side by side.
+    cursor : bool
+        Lines where the other planes cut.
 
     Raises
     ------
@@ -56,10 +62,9 @@ def draw_slices(
     planes = list(planes)
     if not volumes or not planes or not set(planes) <= set(PLANES):
         raise ValueError(f"expected at least one volume and planes among {list(PLANES)}; came {len(volumes)}, {planes}")
-    if len(position) != 3 or not all(0 <= share <= 1 for share in position):
-        raise ValueError(f"position must be three shares from 0 to 1; came {position!r}")
+    _check_position(position)
     low, high = window or (min(0, *(a.min() for a, _ in volumes.values())), max(a.max() for a, _ in volumes.values()))
-    cells, n_rows, n_columns = _arrange(list(volumes), planes)
+    cells, n_rows, n_columns = _arrange(list(volumes), planes, in_rows=in_rows)
     extents = {plane: _find_extent(volumes.values(), plane) for plane in planes}
     widths, heights = np.zeros(n_columns), np.zeros(n_rows)
     for row, column, _, plane in cells:
@@ -86,9 +91,24 @@ def draw_slices(
         array, spacing = volumes[label]
         _add_slice(figure, array, spacing, plane=plane, share=position[PLANES[plane][2]], at=(row + 1, column + 1))
         _frame_slice(figure, extents[plane], plane=plane, at=(row + 1, column + 1))
-        heading = plane if len(volumes) == 1 else label if plane == planes[0] else ""
-        _label_slice(figure, heading, plane=plane, at=(row + 1, column + 1))
+        _label_slice(figure, _head_slice(label, plane, planes, volumes, in_rows), plane=plane, at=(row + 1, column + 1))
+    if cursor:
+        figure.update_layout(shapes=draw_cursor(volumes, planes=planes, position=position, in_rows=in_rows))
     return figure
+
+
+def _check_position(position: Sequence[float]) -> None:
+    if len(position) != 3 or not all(0 <= share <= 1 for share in position):
+        raise ValueError(f"position must be three shares from 0 to 1; came {position!r}")
+
+
+def _head_slice(label: str, plane: str, planes: list[str], volumes: Mapping, in_rows: bool) -> str:
+    """Return what stands above a slice."""
+    if len(volumes) == 1:
+        return plane
+    if in_rows and planes.index(plane) == len(planes) // 2:
+        return label  # in the middle, where it has room to both sides
+    return label if plane == planes[0] and not in_rows else ""
 
 
 def _check_volume(label: str, array: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -100,10 +120,13 @@ def _check_volume(label: str, array: np.ndarray, spacing: Sequence[float]) -> tu
     return array, spacing
 
 
-def _arrange(labels: list[str], planes: list[str]) -> tuple[list[tuple[int, int, str, str]], int, int]:
+def _arrange(
+    labels: list[str], planes: list[str], *, in_rows: bool = False
+) -> tuple[list[tuple[int, int, str, str]], int, int]:
     """Return (row, column, label, plane) of every slice, and the numbers of rows and columns."""
-    if len(labels) == 1:
-        return [(0, column, labels[0], plane) for column, plane in enumerate(planes)], 1, len(planes)
+    if len(labels) == 1 or in_rows:
+        cells = [(row, column, label, plane) for row, label in enumerate(labels) for column, plane in enumerate(planes)]
+        return cells, len(labels), len(planes)
     n_columns = min(len(labels), MOST_COLUMNS)
     cells = [
         (at // n_columns * len(planes) + below, at % n_columns, label, plane)
@@ -120,20 +143,55 @@ def _find_extent(volumes: Any, plane: str) -> tuple[float, float]:
     return max(size[across] for size in sizes), max(size[up] for size in sizes)
 
 
+def cut_slice(array: np.ndarray, *, plane: str, share: float) -> np.ndarray:
+    """Return the pixels of one slice, rows from the bottom up: where `share` (0 to 1) of the axis cut through lies."""
+    across, up, through, _ = PLANES[plane]
+    index = round(share * (array.shape[through] - 1))
+    pixels = np.take(array, index, axis=through)  # the two axes that are left keep their order
+    return np.ascontiguousarray(pixels.T if across < up else pixels)
+
+
+def draw_cursor(
+    volumes: Mapping[str, tuple[np.ndarray, Sequence[float]]],
+    *,
+    planes: Sequence[str],
+    position: Sequence[float],
+    in_rows: bool,
+) -> list[dict]:
+    """Return the lines of the cursor as plotly shapes: in every slice of `draw_slices`, a vertical and a horizontal."""
+    cells, _, n_columns = _arrange(list(volumes), list(planes), in_rows=in_rows)
+    shapes = []
+    for row, column, label, plane in cells:
+        array, spacing = volumes[label]
+        number = row * n_columns + column + 1
+        names = f"x{number if number > 1 else ''}", f"y{number if number > 1 else ''}"
+        across, up, *_ = PLANES[plane]
+        at = {axis: _find_place(array, spacing, axis=axis, share=position[axis]) for axis in (across, up)}
+        line = {"type": "line", "line": {"color": PALETTE["orange"], "width": 1}, "opacity": 0.9}
+        shapes.append({**line, "x0": at[across], "x1": at[across], "y0": 0, "y1": 1})
+        shapes[-1] |= {"xref": names[0], "yref": f"{names[1]} domain"}
+        shapes.append({**line, "x0": 0, "x1": 1, "y0": at[up], "y1": at[up]})
+        shapes[-1] |= {"xref": f"{names[0]} domain", "yref": names[1]}
+    return shapes
+
+
+def _find_place(array: np.ndarray, spacing: Sequence[float], *, axis: int, share: float) -> float:
+    """Return where the voxel nearest to a share (0 to 1) of an axis lies, in mm from the middle of the volume."""
+    last = array.shape[axis] - 1
+    return float((round(share * last) - last / 2) * spacing[axis])
+
+
 def _add_slice(
     figure: Figure, array: np.ndarray, spacing: tuple[float, ...], *, plane: str, share: float, at: tuple[int, int]
 ) -> None:
     """Add one slice as a heatmap, axes in mm from the middle of the volume."""
     import plotly.graph_objects as go
 
-    across, up, through, _ = PLANES[plane]
-    index = round(share * (array.shape[through] - 1))
-    pixels = np.take(array, index, axis=through)  # the two axes that are left keep their order
-    pixels = pixels.T if across < up else pixels
+    across, up, *_ = PLANES[plane]
     starts = {axis: -spacing[axis] * (array.shape[axis] - 1) / 2 for axis in (across, up)}
     figure.add_trace(
         go.Heatmap(
-            z=np.ascontiguousarray(pixels),
+            z=cut_slice(array, plane=plane, share=share),
             **{"x0": starts[across], "dx": spacing[across], "y0": starts[up], "dy": spacing[up]},
             coloraxis="coloraxis",
             hovertemplate="%{x:.0f} mm, %{y:.0f} mm<br>intensity %{z:.4g}<extra></extra>",

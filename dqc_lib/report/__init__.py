@@ -1,0 +1,5 @@
+"""The quality control report: one HTML file that opens anywhere and loads nothing."""
+
+from dqc_lib.report.writing import write_report
+
+__all__ = ["write_report"]

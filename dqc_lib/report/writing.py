@@ -1,0 +1,81 @@
+"""The page: its sections in order, put together and written."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from dqc_lib.pages import fill_page, write_page
+from dqc_lib.report.flagged import write_flagged
+from dqc_lib.report.material import Material
+from dqc_lib.report.outcome import write_curves, write_subgroups, write_summary
+from dqc_lib.report.setting import write_data_check, write_run
+from dqc_lib.travelling import Arm, Study
+
+SECTIONS = {
+    "summary": ("Summary", write_summary),
+    "data-check": ("Data check", write_data_check),
+    "training-curves": ("Training curves", write_curves),
+    "flagged": ("Flagged centers and images", write_flagged),
+    "subgroups": ("Subgroups", write_subgroups),
+    "what-was-run": ("What was run", write_run),
+}
+STYLE = """
+.pairs { display: grid; gap: 0 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
+.pairs .plotly-figure { min-width: 0; }
+section { margin-top: 2.5rem; } dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0 0 0 1rem; }
+@media print { .table.long { max-height: none; } nav, .controls { display: none; } }
+"""
+FOOTER = "<footer>Written by dqc. Quality control supports a decision; it does not replace one.</footer>"
+
+
+def write_report(
+    path: str | os.PathLike,
+    *,
+    study: Study,
+    controlled: Arm,
+    others: Iterable[Arm] = (),
+    by: Iterable[str | tuple[str, ...]] = ("sex", "age_band"),
+    title: str = "Quality control report",
+    most_images: int = 6,
+) -> Path:
+    """Write what quality control did to a study as one HTML file, and return its path.
+
+    The file holds everything it shows, plotly.js included, and forbids the browser to load anything else. It names
+    centers and subjects, and shows slices of eliminated images; it says nothing of files, users or machines. The ground
+    truth on harm is not used. The same study gives the same bytes.
+
+    Parameters
+    ----------
+    path : path
+        Of the HTML file; an older one is replaced once the new one is complete.
+    study : Study
+    controlled : Arm
+        The one under quality control, from `study.run("qc", rule=...)`.
+    others : iterable of Arm
+        Compared with it in the curves and subgroups.
+    by : iterable of str or tuple of str
+        Subgroups of the test subjects, see `subgroup_report`.
+    title : str
+    most_images : int
+        Eliminated images shown, at most; 0 for a report without images.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If an arm is not a run of this study, two arms share a name, or the controlled arm is under no rule or made no
+        attempt.
+    """
+    material = Material(study, controlled, tuple(others), tuple(by), most_images)
+    sections = [write(material, name, heading) for name, (heading, write) in SECTIONS.items()]
+    links = " · ".join(f'<a href="#{name}">{html.escape(heading)}</a>' for name, (heading, _) in SECTIONS.items())
+    page = fill_page(
+        title=title,
+        header=f'<header><nav aria-label="Sections">{links}</nav></header>',
+        body="\n".join([f"<h1>{html.escape(title)}</h1>", *sections]),
+        footer=FOOTER,
+        style=STYLE,
+    )
+    return write_page(Path(path), page)

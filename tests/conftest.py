@@ -1,0 +1,56 @@
+"""What several test files share: a browser that keeps a record."""
+
+import shutil
+import time
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium; tests that need it are skipped where playwright or Chromium is missing."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is missing")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no chromium on the path to open pages with")
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def wait_until(page, expression, *, seconds=20):
+    """Return when the expression is true on the page, or fail with what it is."""
+    end = time.monotonic() + seconds
+    while not (found := page.evaluate(expression)):
+        assert time.monotonic() < end, f"after {seconds} s still {found!r}: {expression}"
+        page.wait_for_timeout(20)
+
+
+@pytest.fixture
+def chromium_page(chromium):
+    """A function that opens a file or an address and returns the page, 1000 pixels wide unless told otherwise.
+
+    `page.seen` records what it does: `errors` (uncaught ones and those on the console), `requests` (their addresses),
+    and `dialogs` (their messages; a script that got in would open one). `page.until(expression)` waits until a piece of
+    JavaScript is true; playwright's own way needs `eval`, which our pages forbid.
+    """
+    contexts = []
+
+    def open_page(address, *, width=1000, height=800, **options):
+        contexts.append(chromium.new_context(viewport={"width": width, "height": height}, **options))
+        page = contexts[-1].new_page()
+        page.seen = seen = SimpleNamespace(errors=[], requests=[], dialogs=[])
+        page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: seen.errors.append(str(error)))
+        page.on("request", lambda request: seen.requests.append(request.url))
+        page.on("dialog", lambda dialog: (seen.dialogs.append(dialog.message), dialog.dismiss()))
+        page.until = partial(wait_until, page)
+        page.goto(str(address) if "://" in str(address) else f"file://{address}")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
