@@ -16,7 +16,8 @@ def chromium():
     if program is None:
         pytest.skip("no chromium on the path to open pages with")
     with sync_api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        switches = ["--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader"]  # WebGL without a graphics card
+        browser = driver.chromium.launch(executable_path=program, args=switches)
         yield browser
         browser.close()
 

@@ -127,17 +127,83 @@ def test_it_holds_a_solution_to_its_exercise(name):
     assert min(solutions) > exercise
 
 
-@pytest.mark.tutorial
-@pytest.mark.timeout(1800)
-def test_every_notebook_runs_and_the_gallery_is_written(tmp_path):
-    command = [sys.executable, str(FOLDER / "execute.py"), "--output", str(tmp_path / "gallery")]
+@pytest.fixture(scope="module")
+def execution(tmp_path_factory):
+    """All notebooks, executed: the folder of the gallery, and what the runner printed."""
+    gallery = tmp_path_factory.mktemp("executed") / "gallery"
+    command = [sys.executable, str(FOLDER / "execute.py"), "--output", str(gallery)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines() if line.count("|") == 3]
+    return gallery, done.stdout
+
+
+@pytest.mark.tutorial
+@pytest.mark.timeout(1800)
+def test_every_notebook_runs_and_the_gallery_is_written(execution):
+    gallery, said = execution
+    rows = [[cell.strip() for cell in line.split("|")] for line in said.splitlines() if line.count("|") == 3]
     assert rows[0] == ["notebook", "seconds", "peak memory MB", "status"]
     costs = {name: (float(seconds), float(peak), status) for name, seconds, peak, status in rows[1:]}
     assert set(EXPECTED) <= set(costs)
     assert {status for _, _, status in costs.values()} == {"ok"}
     assert max(peak for _, peak, _ in costs.values()) < 2000
-    pages = sorted(path.stem for path in (tmp_path / "gallery").glob("*.html"))
+    pages = sorted(path.stem for path in gallery.glob("*.html"))
     assert pages == sorted([*costs, "index"])
+
+
+@pytest.mark.tutorial
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("width", [1400, 400])
+@pytest.mark.parametrize("name", ["index", *EXPECTED])
+def test_a_page_of_the_gallery_shows_its_figures_and_asks_the_network_for_nothing(
+    execution, chromium_page, name, width
+):
+    page = chromium_page(execution[0] / f"{name}.html", width=width, color_scheme="dark" if width == 400 else "light")
+    drawn = "[...document.querySelectorAll('.plotly-figure')].every((box) => box.querySelector('.main-svg'))"
+    page.until(drawn, seconds=60)
+    figures = page.locator(".plotly-figure:not(.thumbnail)")
+    labels = figures.evaluate_all("boxes => boxes.map((box) => box.getAttribute('aria-label'))")
+    assert all(label.startswith("Figure: ") and len(label) > 40 for label in labels), "every figure is told in words"
+    if name == "index":
+        assert page.locator(".cards li").count() == len(EXPECTED)
+        assert page.locator(".cards .picture").count() == len(EXPECTED)
+    else:
+        copy = nbformat.read(execution[0].parent / "notebooks" / f"{name}.ipynb", as_version=4)
+        outputs = [output for cell in copy.cells for output in cell.get("outputs", [])]
+        stored = ["application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs]
+        assert len(labels) == sum(stored) > 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out sideways"
+    controls = page.locator(".plotly-figure select, .plotly-figure input")
+    for number in range(controls.count()):
+        controls.nth(number).focus()
+        assert controls.nth(number).evaluate("(control) => control === document.activeElement")
+    assert not page.seen.errors
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in page.seen.requests), page.seen.requests
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("parameter", "said"),
+    [
+        (
+            "data={folder}",
+            "FileNotFoundError: {folder}/participants.tsv: no such file; expected a table with the columns",
+        ),
+        ("data={folder}/none", "FileNotFoundError: {folder}/none: no such file or folder; expected a BIDS folder"),
+        ("subgroups=['hospital']", "KeyError: \"missing columns ['hospital']; the table has"),
+        ("rule=strict", "ValueError: rule must be 'calibrated', 'published' or a rule, got 'strict'"),
+    ],
+)
+def test_a_mistake_in_your_own_cohort_ends_in_one_clear_error(tmp_path, parameter, said):
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    command = [sys.executable, str(FOLDER / "execute.py"), "your_own_cohort", "--output", str(tmp_path / "gallery")]
+    command += ["-p", parameter.format(folder=folder), "-p", f"build={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert said.format(folder=folder) in done.stderr
+    copy = nbformat.read(tmp_path / "notebooks" / "your_own_cohort.ipynb", as_version=4)
+    outputs = [output for cell in copy.cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    shown = "\n".join(line for output in outputs for line in output.traceback)
+    assert said.format(folder=folder) in re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert "Traceback" not in shown and "dqc_lib" not in shown, "no stack of notebook internals"

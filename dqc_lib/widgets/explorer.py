@@ -43,7 +43,7 @@ class LedgerExplorer:
     Raises
     ------
     ValueError
-        If the ledger holds no attempts.
+        If the ledger holds no attempts, or names subjects that the cohort does not have.
 
     Attributes
     ----------
@@ -58,6 +58,7 @@ class LedgerExplorer:
         if self._ledger.empty:
             raise ValueError("the ledger holds no attempts; expected at least one to explore")
         self._cohort = None if cohort is None else cohort.blinded()
+        self._refuse_strangers()
         self._denominators = denominators
         self._viewer: SliceViewer | None = None
         self._build_controls()
@@ -75,6 +76,18 @@ class LedgerExplorer:
             (self.beside, self._draw_image),
         ):
             control.observe(answer, names="value")
+
+    def _refuse_strangers(self) -> None:
+        """Raise where the ledger names subjects that the cohort does not have."""
+        if self._cohort is None:
+            return
+        named = self._ledger["subjects"].explode()
+        strangers = list(dict.fromkeys(named[~named.isin(self._cohort.table["subject"])]))
+        if strangers:
+            raise ValueError(
+                f"the ledger names {len(strangers)} subjects that the cohort does not have, {strangers[0]!r} first; "
+                "expected the cohort of the run"
+            )
 
     def _build_controls(self) -> None:
         import ipywidgets
@@ -101,10 +114,11 @@ class LedgerExplorer:
             return ipywidgets.HTML(f"<h3 style='margin: 0.5em 0 0'>{text}</h3>")
 
         self._image_box, self._surface_box = ipywidgets.VBox([]), ipywidgets.VBox([])
+        self._timeline_box, self._absent = ipywidgets.VBox([]), ipywidgets.HTML()
         self._unverified = ipywidgets.HTML("No attempt of these cycles was verified: no update was suspicious.")
         pages = [
             *(head("All centers"), self.cycles, self.sort_by, self._overview.widget),
-            *(head("One center"), self.center, self._timeline.widget),
+            *(head("One center"), self.center, self._timeline_box),
             *(head("What verification said"), self._surface_box),
         ]
         if self._cohort is not None:
@@ -136,7 +150,7 @@ class LedgerExplorer:
             for cycle, level, decision in zip(rows["cycle"], rows["level"], rows["decision"], strict=True)
             if decision != "accepted"
         ]
-        return f"{len(rows)} attempts; " + ("; ".join(steps) if steps else "never rejected")
+        return f"{len(rows)} attempt{'s' * (len(rows) != 1)}; " + ("; ".join(steps) if steps else "never rejected")
 
     def _choose(self, control: ipywidgets.Dropdown, name: str) -> None:
         """Choose what a mark stands for, if the list has it."""
@@ -182,11 +196,14 @@ class LedgerExplorer:
 
     def _draw_center(self) -> None:
         rows, name = self.rows, self.center.value
-        if (rows["center"] == name).any():
-            figure = draw_center_timeline(
-                rows, name, title=f"{name}, attempt by attempt", denominators=self._denominators
-            )
-            self._timeline.show(figure)
+        there = bool((rows["center"] == name).any())
+        if there:
+            title = f"{name}, attempt by attempt"
+            self._timeline.show(draw_center_timeline(rows, name, title=title, denominators=self._denominators))
+        else:
+            first, last = self.cycles.value
+            self._absent.value = html.escape(f"{name} made no attempt in cycles {first} to {last}.")
+        self._timeline_box.children = [self._timeline.widget if there else self._absent]
 
     def _turn_to_image(self, _change: Any = None) -> None:
         """Show the image chosen beside one of the same center."""
@@ -255,4 +272,6 @@ def _name_fate(row: pd.Series) -> str:
     """Return what became of a subject."""
     if row["eliminated"]:
         return f"eliminated in cycle {row['eliminated_cycle']}"
-    return f"deferred {row['deferred']} times, kept" if row["deferred"] else "never flagged"
+    if not row["deferred"]:
+        return "never flagged"
+    return f"deferred {'once' if row['deferred'] == 1 else str(row['deferred']) + ' times'}, kept"
