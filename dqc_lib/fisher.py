@@ -25,7 +25,7 @@ FLOOR = 1e-4
 """The floor under F, as a share of its median over the weights that any good image moved; without it, the weights
 that none did would decide alone."""
 LEAST_MISFIT = 0.05
-"""Below it the misfit is not divided by: the gradient of an image that fits is small and noisy."""
+"""A smaller misfit counts as this one: the gradient of an image that fits is small and noisy."""
 
 
 def read_moments(model: keras.Model) -> np.ndarray:

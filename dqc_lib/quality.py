@@ -168,12 +168,12 @@ class CalibratedRule:
 
     An attempt is suspicious if its update norm (see `dqc_lib.fisher`) passes the limit for its number of images. Only
     then is it verified, without the momentum of earlier steps, and it is acquitted if the candidate misdiagnoses
-    clearly less than the model before it: neither error rate rises, and at least `acquittal` more verification subjects
-    are diagnosed rightly. Novel but useful images get that chance; harm that does no damage yet does not. The model
-    that is kept is the one that took the step with momentum, as everywhere in training; that one is not verified. A
-    harmful step can be acquitted too, when its label happens to push the output in the direction the model needs just
-    then; with one subject that happens often. By a sign test, five that change to the right side and none to the wrong
-    one have a chance of 1 in 32 where a step does not matter.
+    clearly less than the model before it: neither error count rises, and together they fall by at least `acquittal`.
+    Novel but useful images get that chance while the model still errs; one that makes fewer errors than that acquits
+    nobody. The model that is kept is the one that took the step with momentum, as everywhere in training; that one is
+    not verified. A harmful step can be acquitted too, when its label happens to push the output in the direction the
+    model needs just then: a gain of one or two subjects is common, one of five was rare (five fair coins agree once in
+    16; but counts are net, and one step moves all outputs together, so that is a rough guide).
 
     Parameters
     ----------
@@ -206,8 +206,8 @@ class CalibratedRule:
         the 90th percentile, a few harmful attempts in the watched cycle for example, hardly moves the limit. Sizes
         watched fewer than `at_least` times are taken together with the smaller ones before them.
 
-        No limit exceeds that of a smaller size: the mean of n gradients is no longer than the longest of them, so a
-        batch above the limit of single images holds one that is.
+        No limit exceeds that of a smaller size: among several images an unusual one is diluted, so that a batch needs
+        no higher limit than a single image.
 
         Parameters
         ----------

@@ -71,8 +71,11 @@ def describe_widget(model_id, state):
 
 
 def make_static(notebook):
-    """Replaces figures and widgets in the outputs of `notebook` by HTML that needs no kernel."""
-    state = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    """Replaces figures and widgets in the outputs of `notebook` by HTML that needs no kernel.
+
+    The state of the widgets goes: every live figure brings a copy of plotly's script in it.
+    """
+    state = notebook.metadata.pop("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
     for output in [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]:
         if PLOTLY in output.data:
             output.data = nbformat.from_dict({"text/html": draw_figure(output.data[PLOTLY])})

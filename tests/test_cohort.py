@@ -13,6 +13,7 @@ from dqc_lib.cohort import (
     check_table,
     divide_held_out,
     read_bids,
+    read_cohort,
     read_published_csv,
     split_by_subject,
     write_bids,
@@ -304,6 +305,17 @@ def test_the_published_csv_is_read(tmp_path):
     assert read_published_csv(elsewhere, image_root=tmp_path / "images").table["path"].tolist() == [
         str(tmp_path / "images" / "a.nii.gz")
     ]
+
+
+def test_a_folder_is_read_as_bids_and_a_file_as_the_published_table(tmp_path):
+    path = make_csv(tmp_path, ["P1,S1,images/a.nii.gz,1,1,61", "P2,S2,images/b.nii.gz,0,0,58"])
+    assert list(read_cohort(path, sex_codes={"0": "F", "1": "M"}).table["sex"]) == ["M", "F"]
+    (tmp_path / "bids").mkdir()
+    make_bids(tmp_path / "bids", ["sub-1\tA\tyes\tF\t61\tX", "sub-2\tB\tno\tM\t58\tY"])
+    folder = read_cohort(tmp_path / "bids", positive="yes", negative="no")
+    assert list(folder.table["diagnosis"]) == [1, 0]
+    with pytest.raises(FileNotFoundError, match="none: no such file or folder; expected a BIDS folder or a published"):
+        read_cohort(tmp_path / "none")
 
 
 def test_numeric_sex_codes_mean_what_the_caller_says(tmp_path):

@@ -194,7 +194,7 @@ def test_without_the_misfit_the_gradient_of_one_image_is_that_of_its_logit(label
     assert np.linalg.norm(gradient - expected) < 1e-3 * np.linalg.norm(expected)
 
 
-def test_a_small_misfit_is_not_divided_by():
+def test_a_small_misfit_counts_as_the_least():
     gradient = np.array([1e-3, -2e-3])
     np.testing.assert_allclose(divide_by_misfit(gradient, 0.0), gradient / LEAST_MISFIT)
     np.testing.assert_allclose(divide_by_misfit(gradient, 1e-4), gradient / LEAST_MISFIT)

@@ -193,7 +193,7 @@ def test_names_that_are_markup_are_text_in_the_explorers(run_notebook):
     page = run_notebook("hostile.ipynb")
     page.until(f"{find_figure('attempt by attempt')} !== undefined", seconds=60)
     assert HOSTILE in list_options(page, "center")
-    assert page.get_by_text("The image cannot be shown.").count(), "a missing image is said, not raised"
+    assert page.get_by_text("An image cannot be shown.").count(), "a missing image is said, not raised"
     assert page.get_by_text(f"{HOSTILE}: ").count(), "the label of a volume"
     assert page.locator("img[src=x]").count() == 0
     page.locator("canvas").last.wait_for(timeout=30_000)  # of NiiVue

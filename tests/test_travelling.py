@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -766,8 +767,19 @@ def test_an_arm_scores_subjects_of_another_cohort_with_the_model_of_each_of_its_
     assert set(scored["arm"]) == {"qc"}
 
 
+def test_an_arm_is_not_tested_on_subjects_it_trained_on(arms, cohort):
+    with pytest.raises(ValueError, match="the arm 'clean' has met 1 of the subjects, 'sub-02' first"):
+        arms[1]["clean"].score(cohort.select(subjects=["sub-02", "sub-07"]))
+
+
+def test_an_arm_whose_models_are_gone_says_so(arms, cohort, tmp_path):
+    arm = replace(arms[1]["clean"], folder=tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no model of any cycle"):
+        arm.score(cohort.select(role="test"))
+
+
 def test_an_arm_refuses_volumes_of_another_shape(arms, cohort, tmp_path):
-    row = cohort.table.iloc[[0]].assign(path=str(tmp_path / "small.nii.gz"))
+    row = cohort.table[cohort.table["role"] == "test"].iloc[[0]].assign(path=str(tmp_path / "small.nii.gz"))
     write_volume(row["path"].iloc[0], np.arange(8.0, dtype=np.float32).reshape(2, 2, 2), affine=np.eye(4))
     with pytest.raises(ValueError, match=r"expects volumes of \(16, 16, 16\), came \(2, 2, 2\)"):
         arms[1]["clean"].score(cohort.replace(row))

@@ -12,7 +12,7 @@ from dqc_lib.cohort import Cohort
 from dqc_lib.ledger import COLUMNS, Ledger
 from dqc_lib.volumes import Volume, write_volume
 from dqc_lib.widgets import LedgerExplorer, SliceViewer, open_niivue
-from dqc_lib.widgets.explorer import TEMPLATE
+from dqc_lib.widgets.explorer import NOTHING, TEMPLATE
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 COUNTED = {"fp": 2, "n_neg": 8, "fn": 1, "n_pos": 4, "tolerance": 0.02}
@@ -100,18 +100,20 @@ def test_images_of_the_center_are_listed_with_the_flagged_first(explorer):
 def test_the_image_stands_beside_one_of_its_center_that_was_never_flagged(explorer):
     assert (explorer.subject.value, explorer.beside.value) == ("a2", "a1")
     assert list(explorer._viewer.volumes) == ["a2", "a1"]
-    assert list_values(explorer.beside) == ["a1", "a3", TEMPLATE, ""]
+    assert list_values(explorer.beside) == ["a1", "a3", TEMPLATE, NOTHING]
     assert explorer._viewer.intensities == {"a2": 20, "a1": 10}
-    explorer.beside.value = ""
+    explorer.beside.value = NOTHING
     assert list(explorer._viewer.volumes) == ["a2"]
+    explorer.subject.value = "a3"
+    assert list(explorer._viewer.volumes) == ["a3"], "who chose nothing keeps it"
 
 
 def test_beside_the_only_image_of_a_center_stands_the_median_of_others(explorer):
     explorer.center.value = "C"
     assert explorer.subject.value == "c1"
     assert explorer.beside.value == TEMPLATE
-    label = "median of 3 images never flagged"  # a1, a3 and b2: 10, 30 and 50
-    assert explorer._viewer.intensities == {"c1": 60, label: 30}
+    label = "median of 4 images never flagged"  # a1, a3, b2 and c1: 10, 30, 50 and 60
+    assert explorer._viewer.intensities == {"c1": 60, label: 40}
 
 
 def test_what_happened_to_an_image_is_told_in_words(explorer):
@@ -144,7 +146,59 @@ def test_fewer_cycles_leave_only_their_attempts(explorer):
     assert "cycles 0 to 0" in get_title(explorer._overview)
     explorer.cycles.value = (2, 2)
     explorer.center.value = "A"
-    assert "no attempt" in explorer._absent.value, "the page of another center must not stay"
+    assert explorer._timeline.box.children == (explorer._timeline.words,), "the page of another center must not stay"
+    assert "A made no attempt in cycles 2 to 2." in explorer._timeline.words.value
+
+
+def test_cycles_without_any_attempt_are_said():
+    explorer = LedgerExplorer(make_ledger([row for row in ATTEMPTS if row[0] != 1]))
+    explorer.cycles.value = (1, 1)
+    assert "no attempts in cycles 1 to 1" in explorer._overview.words.value
+    assert explorer._overview.box.children == (explorer._overview.words,)
+    explorer.cycles.value = (0, 1)
+    assert explorer._overview.box.children == (explorer._overview.widget, explorer._overview.words)
+
+
+def test_figures_are_told_in_words_too(explorer):
+    assert "<summary>The figure in words</summary>Share of attempts rejected" in explorer._overview.words.value
+    assert explorer._viewer._pane.words.value.count("slices of a2, a1") == 1
+
+
+def test_verification_subjects_of_one_class_leave_no_verification_figure():
+    one_class = make_ledger().assign(fn=0, n_pos=0, reference_fn=0, reference_n_pos=0)
+    one_class[["false_negative_rate", "reference_false_negative_rate"]] = np.nan
+    explorer = LedgerExplorer(one_class)
+    assert explorer._surface.box.children == (explorer._surface.words,)
+    assert "two defined rates" in explorer._surface.words.value
+
+
+def test_a_center_is_drawn_once_when_it_is_chosen(explorer, monkeypatch):
+    read = []
+    monkeypatch.setattr(explorer, "_read", lambda subject: read.append(subject) or make_volume())
+    explorer.center.value = "B"
+    assert read == ["b1", "b2"]
+
+
+def test_the_template_is_made_once_from_images_of_one_shape(cohort, tmp_path):
+    table = cohort.table.copy()
+    path = str(tmp_path / "a3.nii.gz")
+    write_volume(path, np.arange(8.0, dtype=np.float32).reshape(2, 2, 2), affine=np.eye(4))
+    table.loc[table["subject"] == "a3", "path"] = path
+    table.loc[table["subject"] == "b2", "path"] = "/nowhere/b2.nii.gz"
+    explorer = LedgerExplorer(make_ledger(), cohort=cohort.replace(table))
+    explorer.beside.value = TEMPLATE
+    assert list(explorer._viewer.volumes) == ["a2", "median of 2 images never flagged"]  # a1 and c1
+    assert explorer._viewer.volumes["median of 2 images never flagged"][1] == (1.0, 2.0, 3.0)
+    template = explorer._template
+    explorer.center.value = "B"
+    assert explorer.beside.value == TEMPLATE
+    assert explorer._template is template
+
+
+def test_the_acquitted_corner_is_that_of_the_rule():
+    frame = make_ledger().assign(tolerance=0.0, norm_limit=1.0)
+    corners = [LedgerExplorer(frame, acquittal=n)._surface.widget.to_json() for n in (2, 7)]
+    assert corners[0] != corners[1]
 
 
 def test_the_overview_is_sorted_as_asked(explorer):
@@ -165,9 +219,10 @@ def test_a_click_on_a_center_leads_to_its_page_and_one_on_a_subject_to_its_image
 
 def test_attempts_that_were_not_verified_are_said_in_place_of_a_figure():
     explorer = LedgerExplorer(make_ledger(verified=False))
-    assert explorer._surface_box.children == (explorer._unverified,)
+    assert explorer._surface.box.children == (explorer._surface.words,)
+    assert "no attempt was verified" in explorer._surface.words.value
     verified = LedgerExplorer(make_ledger())
-    assert verified._surface_box.children == (verified._surface.widget,)
+    assert verified._surface.box.children == (verified._surface.widget, verified._surface.words)
 
 
 def test_without_a_cohort_there_is_no_image_page():
@@ -182,7 +237,7 @@ def test_a_missing_image_is_said_and_the_next_one_shown(cohort):
     table = cohort.table.copy()
     table.loc[table["subject"] == "a2", "path"] = f"/nowhere/{HOSTILE}.nii.gz"
     explorer = LedgerExplorer(make_ledger(), cohort=cohort.replace(table))
-    assert explorer._message.value.startswith("<b>The image cannot be shown.</b> ")
+    assert explorer._message.value.startswith("<b>An image cannot be shown.</b> ")
     assert "no such file" in explorer._message.value
     assert HOSTILE not in explorer._message.value
     assert explorer._image_box.children == ()
@@ -197,6 +252,7 @@ def test_a_damaged_neighbour_is_said_too(cohort, tmp_path):
     table.loc[table["subject"] == "a1", "path"] = str(tmp_path / "broken.nii.gz")
     explorer = LedgerExplorer(make_ledger(), cohort=cohort.replace(table))
     assert "a1" in explorer._message.value
+    assert list(explorer._viewer.volumes) == ["a2"], "the flagged image is shown all the same"
     explorer.beside.value = "a3"
     assert explorer._message.value == ""
 

@@ -43,7 +43,14 @@ PUBLISHED_COLUMNS = {
 }
 
 
-def read_cohort(path: str | os.PathLike, *, positive: str = "PD", negative: str = "HC") -> Cohort:
+def read_cohort(
+    path: str | os.PathLike,
+    *,
+    positive: str = "PD",
+    negative: str = "HC",
+    image_root: str | os.PathLike | None = None,
+    sex_codes: Mapping[str, str] | None = None,
+) -> Cohort:
     """Return the cohort of a BIDS folder, or of a table in the layout of the published scripts.
 
     Parameters
@@ -51,7 +58,9 @@ def read_cohort(path: str | os.PathLike, *, positive: str = "PD", negative: str 
     path : path
         A folder is read by `read_bids`, a file by `read_published_csv`; see there for what they hold and raise.
     positive, negative : str
-        As in `read_bids`; a published table has numbers.
+        For a BIDS folder.
+    image_root, sex_codes
+        For a published table.
 
     Raises
     ------
@@ -62,7 +71,7 @@ def read_cohort(path: str | os.PathLike, *, positive: str = "PD", negative: str 
         return read_bids(path, positive=positive, negative=negative)
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: no such file or folder; expected a BIDS folder or a published CSV")
-    return read_published_csv(path)
+    return read_published_csv(path, image_root=image_root, sex_codes=sex_codes)
 
 
 def read_bids(folder: str | os.PathLike, *, positive: str = "PD", negative: str = "HC") -> Cohort:

@@ -26,6 +26,8 @@ from dqc_lib.volumes import VolumeCache
 
 ARMS = ("clean", "dirty", "qc")
 RULES = ("calibrated", "published")
+METHOD = 2
+"""Raised whenever the same settings would give another run, so that folders of before are not taken for it."""
 SCALE = "scale.npz"  # of the watched cycle, in the folder of the pre-training
 
 
@@ -155,16 +157,26 @@ class Arm:
         Parameters
         ----------
         cohort : Cohort
-            Volumes of the shape that the model was trained on. Subjects the model has met belong in no test.
+            Volumes of the shape that the model was trained on.
 
         Returns
         -------
         DataFrame
-            The columns of `predictions`: one row per cycle of the arm (pre-training excluded) and subject.
+            The columns of `predictions`: one row per subject and cycle of the arm's own, without those before it.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            If the arm trained on one of the subjects, the volumes have another shape, or its models are gone.
         """
         volumes = VolumeCache(cohort.table.set_index("subject")["path"].to_dict())
         rows = cohort.table.drop(columns=["path", "harm", "placement"], errors="ignore")
+        met = set(self.ledger["subjects"].explode()) & set(rows["subject"])
+        if met:
+            raise ValueError(f"the arm {self.name!r} has met {len(met)} of the subjects, {min(met)!r} first")
         paths = sorted(self.folder.glob("cycle-*.keras"))
+        if not paths:
+            raise FileNotFoundError(f"{self.folder} holds no model of any cycle; expected the folder of a finished run")
         model = load_sfcn(paths[0])
         if tuple(model.input_shape[1:4]) != tuple(volumes.shape):
             raise ValueError(f"the arm's model expects volumes of {model.input_shape[1:4]}, came {volumes.shape}")
@@ -313,7 +325,7 @@ class Study:
             "arm": arm,
             "rule": repr(rule),
             "schedule": asdict(self.schedule),
-            "versions": {name: version(name) for name in ("dqc-lib", "keras")},
+            "versions": {name: version(name) for name in ("dqc-lib", "keras")} | {"method": METHOD},
             "cohort": sha256(table.to_csv(index=False).encode()).hexdigest(),
         }
         mark = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from dqc_lib.cohort import Cohort
 from dqc_lib.figures import draw_center_overview, draw_center_timeline, draw_histograms, draw_verification_surface
 from dqc_lib.figures.overview import SORTS
 from dqc_lib.ledger import summarize_subjects
+from dqc_lib.quality import CalibratedRule
 from dqc_lib.volumes import Volume, read_volume
 from dqc_lib.widgets.pane import FigurePane, make_resizer
 from dqc_lib.widgets.slices import SliceViewer
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST_IN_TEMPLATE = 15
 TEMPLATE = "the median of images that were never flagged"
+NOTHING = "nothing"
 
 
 class LedgerExplorer:
@@ -39,6 +42,8 @@ class LedgerExplorer:
         page.
     denominators : {"standard", "published"}
         See `Counts.rates`.
+    acquittal : int
+        That of the calibrated rule of the run, see `draw_verification_surface`.
 
     Raises
     ------
@@ -53,37 +58,38 @@ class LedgerExplorer:
         The order of the overview, the center, its image, and the image next to it.
     """
 
-    def __init__(self, ledger: pd.DataFrame, *, cohort: Cohort | None = None, denominators: str = "standard") -> None:
+    def __init__(
+        self,
+        ledger: pd.DataFrame,
+        *,
+        cohort: Cohort | None = None,
+        denominators: str = "standard",
+        acquittal: int = CalibratedRule.acquittal,
+    ) -> None:
         self._ledger = ledger[ledger["stage"] != "watch"]
         if self._ledger.empty:
             raise ValueError("the ledger holds no attempts; expected at least one to explore")
         self._cohort = None if cohort is None else cohort.blinded()
+        self._denominators, self._acquittal = denominators, acquittal
+        self._fates = summarize_subjects(self._ledger)
+        self._paths = {} if cohort is None else cohort.table.set_index("subject")["path"].to_dict()
         self._refuse_strangers()
-        self._denominators = denominators
+        flagged = (self._fates["deferred"] > 0) | self._fates["eliminated"]
+        self.unflagged = list(self._fates.index[~flagged])
         self._viewer: SliceViewer | None = None
-        self._build_controls()
+        self._template: tuple[str, Volume] | None = None
+        self._filling = False
         self._overview, self._timeline, self._surface, self._histogram = (FigurePane() for _ in range(4))
+        self._build_controls()
         self.widget: ipywidgets.VBox = self._lay_out()
-        self._overview.on_pick(lambda name: self._choose(self.center, name))
-        self._timeline.on_pick(lambda name: self._choose(self.subject, name))
+        self._wire()
         self._draw_centers()
         self._turn_to_center()
-        for control, answer in (
-            (self.cycles, self._draw_all),
-            (self.sort_by, self._draw_centers),
-            (self.center, self._turn_to_center),
-            (self.subject, self._turn_to_image),
-            (self.beside, self._draw_image),
-        ):
-            control.observe(answer, names="value")
 
     def _refuse_strangers(self) -> None:
         """Raise where the ledger names subjects that the cohort does not have."""
-        if self._cohort is None:
-            return
-        named = self._ledger["subjects"].explode()
-        strangers = list(dict.fromkeys(named[~named.isin(self._cohort.table["subject"])]))
-        if strangers:
+        strangers = [name for name in self._fates.index if name not in self._paths]
+        if strangers and self._cohort is not None:
             raise ValueError(
                 f"the ledger names {len(strangers)} subjects that the cohort does not have, {strangers[0]!r} first; "
                 "expected the cohort of the run"
@@ -106,6 +112,7 @@ class LedgerExplorer:
         self.subject = ipywidgets.Dropdown(description="image", **common)
         self.beside = ipywidgets.Dropdown(description="beside it", **common)
         self._fate, self._message = ipywidgets.HTML(), ipywidgets.HTML()
+        self._image_box = ipywidgets.VBox([])
 
     def _lay_out(self) -> ipywidgets.VBox:
         import ipywidgets
@@ -113,34 +120,42 @@ class LedgerExplorer:
         def head(text: str) -> ipywidgets.HTML:
             return ipywidgets.HTML(f"<h3 style='margin: 0.5em 0 0'>{text}</h3>")
 
-        self._image_box, self._surface_box = ipywidgets.VBox([]), ipywidgets.VBox([])
-        self._timeline_box, self._absent = ipywidgets.VBox([]), ipywidgets.HTML()
-        self._unverified = ipywidgets.HTML("No attempt of these cycles was verified: no update was suspicious.")
         pages = [
-            *(head("All centers"), self.cycles, self.sort_by, self._overview.widget),
-            *(head("One center"), self.center, self._timeline_box),
-            *(head("What verification said"), self._surface_box),
+            *(head("All centers"), self.cycles, self.sort_by, self._overview.box),
+            *(head("One center"), self.center, self._timeline.box),
+            *(head("What verification said"), self._surface.box),
         ]
         if self._cohort is not None:
             pages += [head("One image"), self.subject, self._fate, self.beside, self._message, self._image_box]
         return ipywidgets.VBox([*pages, make_resizer()])
+
+    def _wire(self) -> None:
+        """Let controls and clicks call what answers them."""
+        self._overview.on_pick(lambda name: self._choose(self.center, name))
+        self._timeline.on_pick(lambda name: self._choose(self.subject, name))
+        for control, answer in (
+            (self.cycles, self._draw_all),
+            (self.sort_by, self._draw_centers),
+            (self.center, self._turn_to_center),
+            (self.subject, self._turn_to_image),
+            (self.beside, self._draw_image),
+        ):
+            control.observe(lambda _change, answer=answer: self._filling or answer(), names="value")
+
+    @contextmanager
+    def _fill(self) -> Iterator[None]:
+        """Change lists without answering each change."""
+        self._filling = True
+        try:
+            yield
+        finally:
+            self._filling = False
 
     @property
     def rows(self) -> pd.DataFrame:
         """The attempts of the cycles chosen."""
         first, last = self.cycles.value
         return self._ledger[self._ledger["cycle"].between(first, last)]
-
-    @property
-    def unflagged(self) -> list[str]:
-        """Training subjects of the cohort that were never deferred or eliminated, in the order of its table."""
-        subjects = summarize_subjects(self._ledger)
-        flagged = set(subjects.index[(subjects["deferred"] > 0) | subjects["eliminated"]])
-        return [name for name in subjects.index if name not in flagged and name in self._paths]
-
-    @property
-    def _paths(self) -> dict[str, str]:
-        return {} if self._cohort is None else self._cohort.table.set_index("subject")["path"].to_dict()
 
     def describe(self, subject: str) -> str:
         """Return in words what happened to a subject, over all cycles."""
@@ -154,82 +169,83 @@ class LedgerExplorer:
 
     def _choose(self, control: ipywidgets.Dropdown, name: str) -> None:
         """Choose what a mark stands for, if the list has it."""
-        values = [option[1] if isinstance(option, tuple) else option for option in control.options]
-        if name in values:
+        if name in [option[1] if isinstance(option, tuple) else option for option in control.options]:
             control.value = name
 
-    def _draw_all(self, _change: Any = None) -> None:
+    def _draw_all(self) -> None:
         self._draw_centers()
         self._draw_center()
 
-    def _draw_centers(self, _change: Any = None) -> None:
+    def _draw_centers(self) -> None:
         """Draw the pages that show all centers."""
-        chosen = self.cycles.value
-        self._overview.show(
-            draw_center_overview(
+        rows, (first, last) = self.rows, self.cycles.value
+        self._overview.try_to_show(
+            lambda: draw_center_overview(
                 self._ledger,
-                title=f"Share of attempts rejected, cycles {chosen[0]} to {chosen[1]}",
+                title=f"Share of attempts rejected, cycles {first} to {last}",
                 cohort=self._cohort,
-                cycles=chosen,
+                cycles=(first, last),
                 sort_by=self.sort_by.value,
             )
         )
-        rows = self.rows
-        verified = rows["fp"].notna().any()
-        if verified:
-            title = "How every verified attempt moved the error rates"
-            self._surface.show(draw_verification_surface(rows, title=title, denominators=self._denominators))
-        self._surface_box.children = [self._surface.widget if verified else self._unverified]
+        self._surface.try_to_show(
+            lambda: draw_verification_surface(
+                rows,
+                title="How every verified attempt moved the error rates",
+                denominators=self._denominators,
+                acquittal=self._acquittal,
+            )
+        )
 
-    def _turn_to_center(self, _change: Any = None) -> None:
+    def _draw_center(self) -> None:
+        rows, name, (first, last) = self.rows, self.center.value, self.cycles.value
+
+        def draw() -> Any:
+            if not (rows["center"] == name).any():
+                raise ValueError(f"{name} made no attempt in cycles {first} to {last}.")
+            title = f"{name}, attempt by attempt"
+            return draw_center_timeline(rows, name, title=title, denominators=self._denominators)
+
+        self._timeline.try_to_show(draw)
+
+    def _turn_to_center(self) -> None:
         """Show the center chosen, and list its images."""
         self._draw_center()
         if self._cohort is None:
             return
-        subjects = summarize_subjects(self._ledger[self._ledger["center"] == self.center.value])
-        order = subjects.sort_values(["eliminated", "deferred"], ascending=False, kind="stable")
-        self.subject.options = [
-            (f"{name} ({_name_fate(row)})", name) for name, row in order.iterrows() if name in self._paths
-        ]
-        self.subject.value = next((name for _, name in self.subject.options), None)
+        there = self._fates[self._fates["center"] == self.center.value]
+        order = there.sort_values(["eliminated", "deferred"], ascending=False, kind="stable")
+        with self._fill():
+            self.subject.options = [(f"{name} ({_name_fate(row)})", name) for name, row in order.iterrows()]
+            self.subject.value = order.index[0]
         self._turn_to_image()
 
-    def _draw_center(self) -> None:
-        rows, name = self.rows, self.center.value
-        there = bool((rows["center"] == name).any())
-        if there:
-            title = f"{name}, attempt by attempt"
-            self._timeline.show(draw_center_timeline(rows, name, title=title, denominators=self._denominators))
-        else:
-            first, last = self.cycles.value
-            self._absent.value = html.escape(f"{name} made no attempt in cycles {first} to {last}.")
-        self._timeline_box.children = [self._timeline.widget if there else self._absent]
-
-    def _turn_to_image(self, _change: Any = None) -> None:
-        """Show the image chosen beside one of the same center."""
-        subject = self.subject.value
-        if subject is None:
-            return
+    def _turn_to_image(self) -> None:
+        """Show the image chosen beside one of the same center; who chose the template or nothing keeps it."""
+        subject, before = self.subject.value, self.beside.value
         self._fate.value = html.escape(self.describe(subject))
-        centers = self._cohort.table.set_index("subject")["center"]
-        near = [name for name in self.unflagged if centers[name] == self.center.value and name != subject]
+        near = [name for name in self.unflagged if self._fates["center"][name] == self.center.value and name != subject]
         options = [(f"{name} (never flagged, same center)", name) for name in near]
-        self.beside.options = [*options, (TEMPLATE, TEMPLATE), ("nothing", "")]
-        self.beside.value = near[0] if near else TEMPLATE
+        options += [(TEMPLATE, TEMPLATE)] if self.unflagged else []
+        with self._fill():
+            self.beside.options = [*options, (NOTHING, NOTHING)]
+            self.beside.value = before if before in (TEMPLATE, NOTHING) else self.beside.options[0][1]
         self._draw_image()
 
-    def _draw_image(self, _change: Any = None) -> None:
-        """Draw slices and histograms of the image and of what is beside it; what cannot be read is said instead."""
-        subject, other = self.subject.value, self.beside.value
-        if subject is None or other is None:
-            return
-        try:
-            volumes = self.read_images(subject, other)
-        except (FileNotFoundError, ValueError) as error:
-            self._message.value = f"<b>The image cannot be shown.</b> {html.escape(str(error))}"
+    def _draw_image(self) -> None:
+        """Draw slices and histograms of the image and of what is beside it; what cannot be read is said."""
+        subject = self.subject.value
+        volumes, self._message.value = {}, ""
+        for read in (lambda: (subject, self._read(subject)), self._read_neighbour):
+            try:
+                label, volume = read()
+            except (FileNotFoundError, ValueError) as error:
+                self._message.value = f"<b>An image cannot be shown.</b> {html.escape(str(error))}"
+                break
+            volumes |= {} if volume is None else {label: volume}
+        if not volumes:
             self._image_box.children = []
             return
-        self._message.value = ""
         title = f"{subject}, slice by slice"
         if self._viewer is None:
             self._viewer = SliceViewer(volumes, title=title)
@@ -237,27 +253,34 @@ class LedgerExplorer:
             self._viewer.show(volumes, title=title)
         arrays = {label: volume.array for label, volume in volumes.items()}
         self._histogram.show(draw_histograms(arrays, title="How often each intensity occurs"))
-        self._image_box.children = [self._viewer.widget, self._histogram.widget]
+        self._image_box.children = [self._viewer.widget, self._histogram.box]
 
-    def read_images(self, subject: str, other: str) -> Mapping[str, Volume]:
-        """Return the subject's volume, and that of the other subject, or the median of images never flagged.
+    def _read_neighbour(self) -> tuple[str, Volume | None]:
+        """Return label and volume of what is to be shown beside the image."""
+        if self.beside.value == NOTHING:
+            return NOTHING, None
+        if self.beside.value == TEMPLATE:
+            self._template = self._template or self._make_template()
+            return self._template
+        return self.beside.value, self._read(self.beside.value)
 
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If an image is missing or unreadable.
+    def _make_template(self) -> tuple[str, Volume]:
+        """Return the voxelwise median of some images that were never flagged, spread over the ledger.
+
+        Images that cannot be read, or have another shape than the first, are left out.
         """
-        volumes = {subject: self._read(subject)}
-        if other == TEMPLATE:
-            names = [name for name in self.unflagged if name != subject]
-            names = names[:: max(1, len(names) // MOST_IN_TEMPLATE)][:MOST_IN_TEMPLATE]
-            if names:
-                stack = np.stack([self._read(name).array for name in names])
-                label = f"median of {len(names)} images never flagged"
-                volumes[label] = Volume(np.median(stack, axis=0).astype(np.float32), volumes[subject].affine)
-        elif other:
-            volumes[other] = self._read(other)
-        return volumes
+        found: list[Volume] = []
+        for name in self.unflagged[:: max(1, len(self.unflagged) // MOST_IN_TEMPLATE)]:
+            try:
+                volume = self._read(name)
+            except (FileNotFoundError, ValueError):
+                continue  # its own page says what is wrong with it
+            if len(found) < MOST_IN_TEMPLATE and (not found or volume.shape == found[0].shape):
+                found.append(volume)
+        if not found:
+            raise ValueError("no image that was never flagged can be read, so there is no median of them")
+        median = np.median(np.stack([volume.array for volume in found]), axis=0).astype(np.float32)
+        return f"median of {len(found)} images never flagged", Volume(median, found[0].affine)
 
     def _read(self, subject: str) -> Volume:
         return read_volume(self._paths[subject], subject=subject, allow_constant=True)

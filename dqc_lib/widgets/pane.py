@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,28 +32,30 @@ def make_resizer() -> ipywidgets.DOMWidget:
 
 
 class FigurePane:
-    """A live figure that shows one plotly figure after another, without sending plotly's script again.
+    """A live figure that shows one plotly figure after another, with its alternative text to unfold below.
+
+    Plotly's script is sent once for each pane, whatever it shows.
 
     Attributes
     ----------
     widget : plotly.graph_objects.FigureWidget
+        The figure.
+    words : ipywidgets.HTML
+        The same in words; or alone, why there is no figure.
+    box : ipywidgets.VBox
         What is displayed.
     """
 
     def __init__(self) -> None:
+        import ipywidgets
         from plotly.graph_objects import FigureWidget
 
-        self.widget = FigureWidget()
+        self.widget, self.words, self.box = FigureWidget(), ipywidgets.HTML(), ipywidgets.VBox()
         self.widget._config = {**self.widget._config, **PRIVATE}  # plotly has no public way to configure a live figure
         self._picked: Callable[[Any], None] | None = None
 
-    @property
-    def alt(self) -> str:
-        """The alternative text of the figure shown."""
-        return (self.widget.layout.meta or {}).get("alt", "")
-
     def show(self, figure: Figure) -> None:
-        """Show a figure in place of the one before."""
+        """Show a figure in place of what was there before."""
         with self.widget.batch_update():
             self.widget.data = []
             self.widget.layout = figure.layout
@@ -60,6 +63,17 @@ class FigurePane:
             self.widget.add_traces(figure.data)
         for trace in self.widget.data:
             trace.on_click(self._pass_on)
+        alt = html.escape(figure.layout.meta["alt"])
+        self.words.value = f"<details><summary>The figure in words</summary>{alt}</details>"
+        self.box.children = [self.widget, self.words]
+
+    def try_to_show(self, draw: Callable[[], Figure]) -> None:
+        """Show the figure, or say why the data give none: what a figure refuses, it refuses in a sentence."""
+        try:
+            self.show(draw())
+        except ValueError as error:
+            self.words.value = f"<p>{html.escape(str(error))}</p>"
+            self.box.children = [self.words]
 
     def on_pick(self, callback: Callable[[Any], None]) -> None:
         """Call back with what a mark stands for, the first value of its customdata, when one is clicked."""
@@ -68,4 +82,4 @@ class FigurePane:
     def _pass_on(self, trace: Any, points: Any, _state: Any) -> None:
         if self._picked is not None and points.point_inds and trace.customdata is not None:
             meant = trace.customdata[points.point_inds[0]]
-            self._picked(str(meant[0] if isinstance(meant, (list, tuple)) or hasattr(meant, "shape") else meant))
+            self._picked(str(meant[0]))

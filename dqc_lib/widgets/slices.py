@@ -73,7 +73,7 @@ class SliceViewer:
         self._pane = FigurePane()
         self._quiet = False
         rows = [ipywidgets.HBox(list(part), layout={"flex_flow": "row wrap"}) for part in self._arrange_controls()]
-        self.widget: ipywidgets.VBox = ipywidgets.VBox([*rows, self._said, self._pane.widget, make_resizer()])
+        self.widget: ipywidgets.VBox = ipywidgets.VBox([*rows, self._said, self._pane.box, make_resizer()])
         self.show(volumes, title=title)
         for slider in self.sliders.values():
             slider.observe(self._move, names="value")
