@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.io
 import pytest
 
-from dqc_lib import figures
+from dqc_lib import figures, pages
 from dqc_lib.figures import ARM_COLORS, DECISION_COLORS, PALETTE
 from dqc_lib.ledger import COLUMNS, Ledger
 
@@ -169,7 +169,7 @@ def test_a_long_title_is_wrapped_into_lines_of_like_length():
     words = " ".join(["quality"] * 14)
     lines = get_title(figures.draw_truth({"r": TRUTH}, title=words)).split("<br>")
     assert " ".join(lines) == words
-    assert max(map(len, lines)) <= 56
+    assert max(map(len, lines)) <= 48
     assert max(map(len, lines)) - min(map(len, lines)) < 20
 
 
@@ -254,7 +254,8 @@ def test_several_volumes_stand_side_by_side_under_their_labels_in_the_same_greys
     assert len(figure.data) == 6
     assert {trace.coloraxis for trace in figure.data} == {"coloraxis"}
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 123)
-    assert [mark.text for mark in figure.layout.annotations if len(mark.text) > 1] == ["one", SHOWN]
+    headings = [mark.text for mark in figure.layout.annotations if len(mark.text) > 1]
+    assert [heading.replace("<br>", " ") for heading in headings] == ["one", SHOWN]
 
 
 def test_more_volumes_than_fit_in_a_row_go_on_in_the_next():
@@ -315,7 +316,8 @@ def test_centers_are_rows_of_diseased_and_controls_with_their_scanner():
     assert (diseased.name, list(diseased.x)) == ("diseased (n = 3)", [3, 0])
     assert (control.name, list(control.x)) == ("control (n = 6)", [2, 4])
     assert list(diseased.y) == ["A", SHOWN]
-    assert [text.strip() for text in scanners.text] == ["X", SHOWN]
+    assert [text.strip() for text in scanners.text] == ["X", "&lt;img src=x oner…"]  # 16 characters and no more
+    assert list(diseased.customdata) == ["<br>X", f"<br>{SHOWN}"], "pointing at the bar tells all of it"
     assert diseased.marker.color != control.marker.color
     assert figure.layout.barmode == "stack"
     assert figure.layout.yaxis.range == (1.6, -0.6)  # from the top
@@ -323,7 +325,18 @@ def test_centers_are_rows_of_diseased_and_controls_with_their_scanner():
 
 
 def test_centers_can_do_without_scanners():
-    assert len(figures.draw_centers(CENTERS.drop(columns="scanner"), title="t").data) == 2
+    figure = figures.draw_centers(CENTERS.drop(columns="scanner"), title="t")
+    assert len(figure.data) == 2
+    assert list(figure.data[0].customdata) == ["", ""]
+    assert figure.layout.margin.r == 20
+
+
+def test_the_longest_scanner_beside_the_longest_bar_has_its_own_room_at_the_right():
+    scanners = CENTERS.assign(scanner=["Siemens Prisma 3 T", "B"])
+    figure = figures.draw_centers(scanners, title="t")
+    assert figure.data[2].cliponaxis is False
+    assert figure.layout.margin.r > 20 + 16 * 6  # 16 characters, 6 pixels each
+    assert figure.layout.xaxis.range == (0, 5.1)
 
 
 # History
@@ -345,6 +358,13 @@ def test_pretraining_is_drawn_once_and_shaded():
     assert list(get_trace(figure, "qc").x) == [1, 2]  # it starts where the pre-training ended
     shade = next(shape for shape in figure.layout.shapes if shape.type == "rect")
     assert (shade.x0, shade.x1) == (-0.5, 1.5)
+
+
+@pytest.mark.parametrize(("n_cycles", "step"), [(1, 1), (12, 1), (13, None), (31, None)])
+def test_history_shows_the_cycles_there_are_and_every_one_only_of_few(n_cycles, step):
+    axis = figures.draw_history(make_history([0.5] * n_cycles, start=4), title="t").layout.xaxis
+    assert axis.range == (3.5, 3.5 + n_cycles)
+    assert (axis.dtick, axis.tickangle) == (step, 0)
 
 
 def test_undefined_values_are_gaps_in_the_line():
@@ -467,3 +487,77 @@ def test_truth_has_a_bar_per_rule_and_says_how_many_of_how_many():
     assert [trace.marker.color for trace in figure.data] == [ARM_COLORS["calibrated"], ARM_COLORS["published"]]
     assert np.isnan(published.y[1]), "no images of a kind: no bar, not a bar of height 0"
     assert figure.layout.yaxis.title.text == "eliminated (% of images)"
+
+
+# On a phone, and how it is painted
+
+
+@pytest.fixture
+def open_plain(chromium_page, tmp_path):
+    """A function that opens a figure as plotly itself exports it."""
+
+    def open_page(figure, *, width):
+        path = tmp_path / "plain.html"
+        figure.write_html(path, include_plotlyjs=True)
+        page = chromium_page(path, width=width)
+        page.until("!!document.querySelector('.js-plotly-plot .gtitle')")
+        return page
+
+    return open_page
+
+
+MEASURE = """(name) => [...document.querySelectorAll(name)].map((part) => {
+  const box = part.getBoundingClientRect();
+  const frame = document.querySelector('.js-plotly-plot').getBoundingClientRect();
+  return [box.left - frame.left, box.top - frame.top, frame.right - box.right];
+})"""
+PHONE = 400
+SENTENCE = "A finding that takes some words to say, "
+
+
+@pytest.mark.parametrize("repeats", [0, 1, 2], ids=["one line", "two lines", "three lines"])
+def test_the_title_keeps_the_same_distance_from_the_top_however_many_lines_it_has(open_plain, repeats):
+    title = SENTENCE * repeats + "A short one"
+    figure = figures.draw_truth({"r": TRUTH}, title=title)
+    assert get_title(figure).count("<br>") == repeats
+    [(left, top, right)] = open_plain(figure, width=PHONE).evaluate(MEASURE, ".gtitle")
+    assert top == pytest.approx(8.5, abs=1.5) and left == pytest.approx(12, abs=1.5)
+    assert right > 0, "a line is no longer than a phone is wide"
+
+
+@pytest.mark.parametrize("width", [280, PHONE])
+@pytest.mark.parametrize("repeats", [0, 1, 2], ids=["one line", "two lines", "three lines"])
+def test_a_page_that_breaks_the_title_again_keeps_that_distance(chromium_page, tmp_path, repeats, width):
+    figure = figures.draw_truth({"r": TRUTH}, title=SENTENCE * repeats + "A short one")
+    content = json.loads(figure.to_json())
+    path = pages.write_page(tmp_path / "page.html", pages.fill_page(title="t", body=pages.draw_figure(content)))
+    page = chromium_page(path, width=width)
+    page.until("!!document.querySelector('.js-plotly-plot .gtitle')")
+    [(_, top, right)] = page.evaluate(MEASURE, ".gtitle")
+    assert top == pytest.approx(8.5, abs=1.5)
+    assert right > 0
+
+
+def test_the_scanner_beside_the_longest_bar_is_not_cut_on_a_phone(open_plain):
+    table = pd.DataFrame(
+        {"n_positive": [30, 1], "n_negative": [9, 1], "scanner": ["vendor A", "Siemens Magnetom Prisma"]},
+        index=["center-01", "center-02"],
+    )
+    page = open_plain(figures.draw_centers(table, title="t"), width=PHONE)
+    boxes = page.evaluate(MEASURE, ".textpoint text")
+    assert len(boxes) == 2
+    assert min(right for *_, right in boxes) > 0
+
+
+@pytest.mark.parametrize("n_cycles", [2, 12, 31])
+def test_cycles_stand_upright_and_there_are_no_others_on_a_phone(open_plain, n_cycles):
+    figure = figures.draw_history(make_history(np.linspace(0.5, 0.9, n_cycles)), title="t")
+    page = open_plain(figure, width=PHONE)
+    ticks = page.evaluate("""[...document.querySelectorAll('.xtick text')].map((tick) => {
+      const { left, right, height } = tick.getBoundingClientRect();
+      return [tick.textContent, left, right, height];
+    })""")
+    assert len(ticks) >= 2 and {name for name, *_ in ticks} <= {str(cycle) for cycle in range(n_cycles)}
+    assert max(height for *_, height in ticks) < 20, "none is turned"
+    pairs = zip(ticks, ticks[1:], strict=False)
+    assert all(one[2] < other[1] for one, other in pairs), "none lies on another"

@@ -66,8 +66,15 @@ function measureRoom(plot) {
   return { t: span(boxes.filter((box) => box.bottom <= top + 1)), b: span(boxes.filter((box) => box.top >= bottom - 1)) };
 }
 
+// Gives the figure another height through its element, which plotly fits it to: told to plotly itself, the height would
+// freeze the width too.
+function setHeight(plot, height) {
+  plot.style.height = plot.style.minHeight = `${height}px`;
+  return Plotly.Plots.resize(plot);
+}
+
 // Takes the controls out of the drawn figure, and the margins that its author made for them.
-function closeGaps(plot, controls) {
+async function closeGaps(plot, controls) {
   const parts = controls.map(([, part]) => part);
   const left = (all = []) => all.filter((part) => !parts.includes(part));
   const { updatemenus, sliders, margin = {}, height } = plot.layout;
@@ -81,11 +88,8 @@ function closeGaps(plot, controls) {
     change[`margin.${side}`] = given - cut;
     gone += cut;
   }
-  if (height) {
-    change.height = height - gone;
-    plot.style.minHeight = `${change.height}px`;
-  }
-  return Plotly.relayout(plot, change);
+  await Plotly.relayout(plot, change);
+  if (height) await setHeight(plot, height - gone);
 }
 
 // Returns the layout with its title broken into more lines, and room for them, where the screen is too narrow for it.
@@ -105,10 +109,21 @@ function fitTitle(layout, width) {
     else lines.push(word);
   }
   const more = Math.round(1.4 * size * Math.max(0, lines.length - before.length));
-  // plotly sets the first of several lines 0.7 em higher than a single one
-  const pad = { ...layout.title.pad, t: (layout.title.pad?.t ?? 0) + (before.length === 1 ? 0.7 * size : 0) };
+  // plotly sets the first of several lines 0.7 em too high; a title that came in several has room for that already
+  const raised = before.length === 1 && lines.length > 1 ? 0.7 * size : 0;
+  const pad = { ...layout.title.pad, t: (layout.title.pad?.t ?? 0) + raised };
   return { ...layout, title: { ...layout.title, text: lines.join("<br>"), pad },
     height: layout.height && layout.height + more, margin: { ...layout.margin, t: (layout.margin?.t ?? 100) + more } };
+}
+
+// Makes the figure as high as its width asks for. `meta.scaled` is the part of the plot, in pixels at full height, that
+// shrinks with the width below the one it names: slices, whose millimetres are as long across as up.
+function fitHeight(plot, full) {
+  const { l, r } = plot._fullLayout._size;
+  const { width, height } = plot.layout.meta.scaled;
+  const room = plot.clientWidth - l - r;
+  const fitting = Math.round(full - height * Math.max(0, 1 - room / width));
+  if (room > 0 && fitting !== plot.clientHeight) setHeight(plot, fitting); // without a width the figure is folded away
 }
 
 async function draw(box) {
@@ -129,6 +144,10 @@ async function draw(box) {
     await closeGaps(plot, controls);
     const apply = (step) => Plotly[step.method](plot, ...step.args);
     plot.before(make("div", { className: "controls" }, controls.map(([build, part]) => build(part, apply))));
+  }
+  if (!small && layout.meta?.scaled) {
+    const full = plot._fullLayout.height;
+    new ResizeObserver(() => fitHeight(plot, full)).observe(box);
   }
 }
 

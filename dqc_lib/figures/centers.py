@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MANY = 25  # centers, above which rows get narrow
+LONGEST = 16  # characters of a scanner's name beside its bar; pointing at the bar shows all
 
 
 def draw_centers(by_center: pd.DataFrame, *, title: str) -> Figure:
@@ -26,6 +27,7 @@ def draw_centers(by_center: pd.DataFrame, *, title: str) -> Figure:
     """
     import plotly.graph_objects as go
 
+    scanners = [str(scanner) for scanner in by_center["scanner"]] if "scanner" in by_center else []
     names = [escape(center) for center in by_center.index]
     totals = by_center["n_positive"] + by_center["n_negative"]
     one_class = int(((by_center["n_positive"] == 0) | (by_center["n_negative"] == 0)).sum())
@@ -42,23 +44,28 @@ def draw_centers(by_center: pd.DataFrame, *, title: str) -> Figure:
                 orientation="h",
                 name=f"{label} (n = {by_center[column].sum()})",
                 marker={"color": DIAGNOSIS_COLORS[label]},
-                hovertemplate=f"%{{y}}<br>%{{x}} {label}<extra></extra>",
+                customdata=[f"<br>{escape(scanner)}" for scanner in scanners] or [""] * len(names),
+                hovertemplate=f"%{{y}}<br>%{{x}} {label}%{{customdata}}<extra></extra>",
             )
         )
-    if "scanner" in by_center:
+    if scanners:
+        short = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in scanners]
+        size = 11 if row > 20 else 9
         figure.add_trace(
             go.Scatter(
                 x=totals,
                 y=names,
                 mode="text",
-                text=[f" {escape(scanner)}" for scanner in by_center["scanner"]],
+                text=[f" {escape(name)}" for name in short],
                 textposition="middle right",
-                textfont={"size": 11 if row > 20 else 9, "color": "#57606a"},
+                textfont={"size": size, "color": "#57606a"},
+                cliponaxis=False,
                 hoverinfo="skip",
                 showlegend=False,
             )
         )
-    figure.update_xaxes(title="subjects", range=[0, totals.max() * 1.15])
+        figure.update_layout(margin_r=20 + 0.65 * size * max(map(len, short)))  # about as wide as the longest
+    figure.update_xaxes(title="subjects", range=[0, totals.max() * 1.02])
     ticks = {"tickmode": "array", "tickvals": names, "tickfont": {"size": 12 if row > 20 else 9}}
     figure.update_yaxes(
         title="center", type="category", range=[len(names) - 0.4, -0.6], automargin=True, ticklabelstandoff=4, **ticks

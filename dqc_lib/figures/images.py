@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,11 @@ PLANES = {  # axes drawn to the right and up, the axis cut through, and what lie
     "sagittal": (1, 2, 0, "PAIS"),
 }
 MOST_COLUMNS = 5
+GREYS = ((0, "#000000"), (1, "#ffffff"))  # linear in the intensity; plotly's "gray" is not
 LARGEST = {"width": 900, "height": 640, "mm": 1.6}  # pixels in all, and of a millimetre
+LINE, GAP, BOTTOM = 17, 6, 10  # pixels of a line of a heading, between slices, and below them
+BETWEEN = 0.01  # of the width, between columns
+PHONE = 50  # characters across a screen 400 pixels wide
 HISTOGRAM_COLORS = (*OTHER_COLORS[:1], PALETTE["vermillion"], PALETTE["blue"], *OTHER_COLORS[1:])
 
 
@@ -35,7 +40,8 @@ def draw_slices(
     """Return orthogonal slices through volumes, all in the same millimetres and the same greys.
 
     One volume has its planes side by side and its label below the title; of several volumes each has a column (five to
-    a row) and its planes stand below one another, or with `in_rows` a row. The subject's left is on the left.
+    a row) and its planes stand below one another, or with `in_rows` a row. The subject's left is on the left. On a
+    narrow screen slices shrink with the width, and on the package's own pages the figure's height with them.
 
     Parameters
     ----------
@@ -70,28 +76,21 @@ def draw_slices(
     for row, column, _, plane in cells:
         widths[column] = max(widths[column], extents[plane][0])
         heights[row] = max(heights[row], extents[plane][1])
-    scale = min(LARGEST["mm"], LARGEST["width"] / widths.sum(), LARGEST["height"] / heights.sum())
+    headings = {cell[:2]: _head_slice(*cell[2:], planes, volumes, in_rows) for cell in cells}
     alt = f"{', '.join(planes).capitalize()} slices of {', '.join(map(str, volumes))}, left of the subject on the left."
-    figure = start_figure(title=title, alt=alt, height=int(scale * heights.sum() + 26 * n_rows + 30), showlegend=False)
-    figure.set_subplots(
-        n_rows,
-        n_columns,
-        column_widths=widths.tolist(),
-        row_heights=heights.tolist(),
-        horizontal_spacing=0.01,
-        vertical_spacing=26 / (scale * heights.sum() + 26 * n_rows),
-    )
-    figure.update_layout(coloraxis={"colorscale": "gray", "cmin": float(low), "cmax": float(high), "showscale": False})
-    subtitle = escape(next(iter(volumes))) if len(volumes) == 1 else ""
-    top = figure.layout.margin.t + (40 if subtitle else 22)
-    figure.update_layout(margin={"l": 10, "r": 10, "b": 10, "t": top}, title_subtitle_text=subtitle)
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
+    figure = _start_slices(title=title, alt=alt, widths=widths, heights=heights, headings=headings)
+    figure.update_layout(coloraxis={"colorscale": GREYS, "cmin": float(low), "cmax": float(high), "showscale": False})
+    if len(volumes) == 1:
+        subtitle = _wrap_label(next(iter(volumes)), PHONE)
+        more = LINE * (1 + subtitle.count("<br>"))
+        figure.update_layout(title_subtitle_text=subtitle, height=figure.layout.height + more)
+        figure.update_layout(margin_t=figure.layout.margin.t + more)
     for row, column, label, plane in cells:
         array, spacing = volumes[label]
-        _add_slice(figure, array, spacing, plane=plane, share=position[PLANES[plane][2]], at=(row + 1, column + 1))
-        _frame_slice(figure, extents[plane], plane=plane, at=(row + 1, column + 1))
-        _label_slice(figure, _head_slice(label, plane, planes, volumes, in_rows), plane=plane, at=(row + 1, column + 1))
+        at = row + 1, column + 1
+        _add_slice(figure, array, spacing, plane=plane, share=position[PLANES[plane][2]], at=at)
+        _frame_slice(figure, extents[plane], at=at)
+        _label_slice(figure, headings[row, column], plane=plane, at=at, centered=not (in_rows and len(volumes) > 1))
     if cursor:
         figure.update_layout(shapes=draw_cursor(volumes, planes=planes, position=position, in_rows=in_rows))
     return figure
@@ -103,12 +102,49 @@ def _check_position(position: Sequence[float]) -> None:
 
 
 def _head_slice(label: str, plane: str, planes: list[str], volumes: Mapping, in_rows: bool) -> str:
-    """Return what stands above a slice."""
+    """Return what stands above a slice: of several volumes their labels, above a column or where a row starts."""
     if len(volumes) == 1:
         return plane
-    if in_rows and planes.index(plane) == len(planes) // 2:
-        return label  # in the middle, where it has room to both sides
-    return label if plane == planes[0] and not in_rows else ""
+    n_columns = 1 if in_rows else min(len(volumes), MOST_COLUMNS)
+    return _wrap_label(label, PHONE // n_columns) if plane == planes[0] else ""
+
+
+def _wrap_label(label: Any, width: int) -> str:
+    """Return a label in lines of at most so many characters, but for longer words."""
+    lines = textwrap.wrap(str(label), width, break_long_words=False, break_on_hyphens=False)
+    return "<br>".join(escape(line) for line in lines)
+
+
+def measure_headings(texts: Iterable[str]) -> int:
+    """Return the pixels that the headings of slices take up above them."""
+    return GAP + LINE * (1 + max(text.count("<br>") for text in texts))
+
+
+def _start_slices(
+    *, title: str, alt: str, widths: np.ndarray, heights: np.ndarray, headings: Mapping[tuple[int, int], str]
+) -> Figure:
+    """Return a figure with places for slices of these widths (columns) and heights (rows) in mm, no axes shown."""
+    scale = min(LARGEST["mm"], LARGEST["width"] / widths.sum(), LARGEST["height"] / heights.sum())
+    width, height = scale * widths.sum(), scale * heights.sum()
+    head = measure_headings(headings.values())
+    gap = head if any(heading for (row, _), heading in headings.items() if row) else GAP * (len(heights) > 1)
+    room = height + gap * (len(heights) - 1)
+    figure = start_figure(title=title, alt=alt, height=round(room + head) + BOTTOM, showlegend=False)
+    figure.set_subplots(
+        len(heights),
+        len(widths),
+        column_widths=widths.tolist(),
+        row_heights=heights.tolist(),
+        horizontal_spacing=BETWEEN,
+        vertical_spacing=gap / room,
+    )
+    figure.update_layout(margin={"l": 10, "r": 10, "b": BOTTOM, "t": figure.layout.margin.t + head})
+    # gaps are shares of the plot and shrink with it: it loses less height than the slices, so that headings keep room
+    scaled = {"width": round(width / (1 - BETWEEN * (len(widths) - 1))), "height": round(height * (1 - gap / room))}
+    figure.layout.meta = {**figure.layout.meta, "scaled": scaled}
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
 
 
 def _check_volume(label: str, array: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -201,19 +237,23 @@ def _add_slice(
     )
 
 
-def _frame_slice(figure: Figure, extent: tuple[float, float], *, plane: str, at: tuple[int, int]) -> None:
-    """Give one slice the field of view of its plane, a millimetre as long across as up and as in all other slices."""
+def _frame_slice(figure: Figure, extent: tuple[float, float], *, at: tuple[int, int]) -> None:
+    """Give one slice the field of view of its plane, a millimetre as long across as up and as in all other slices.
+
+    Where it needs less room than it has, it stays at the top, below its heading.
+    """
     half_width, half_height = extent[0] / 2, extent[1] / 2
     place = {"row": at[0], "col": at[1]}
     first = at == (1, 1)
     figure.update_xaxes(range=[-half_width, half_width], constrain="domain", **place)
-    figure.update_yaxes(range=[-half_height, half_height], constrain="domain", scaleanchor="x", scaleratio=1, **place)
+    figure.update_yaxes(range=[-half_height, half_height], constrain="domain", constraintoward="top", **place)
+    figure.update_yaxes(scaleanchor="x", scaleratio=1, **place)
     if not first:
         figure.update_xaxes(scaleanchor="x", scaleratio=1, **place)
 
 
-def _label_slice(figure: Figure, heading: str, *, plane: str, at: tuple[int, int]) -> None:
-    """Write the heading above a slice and the directions inside its edges."""
+def _label_slice(figure: Figure, heading: str, *, plane: str, at: tuple[int, int], centered: bool) -> None:
+    """Write the heading above a slice, in its middle or from its left edge on, and the directions inside its edges."""
     subplot = figure.get_subplot(*at)
     axes = {"xref": f"{subplot.xaxis.plotly_name.replace('axis', '')} domain"}
     axes["yref"] = f"{subplot.yaxis.plotly_name.replace('axis', '')} domain"
@@ -226,9 +266,11 @@ def _label_slice(figure: Figure, heading: str, *, plane: str, at: tuple[int, int
             borderpad=1,
         )
     if heading:
+        place = {"x": 0.5, "xanchor": "center"} if centered else {"x": 0, "xanchor": "left", "align": "left"}
         figure.add_annotation(
-            **{**axes, "x": 0.5, "y": 1, "yanchor": "bottom", "text": escape(heading), "showarrow": False},
+            **{**axes, **place, "y": 1, "yanchor": "bottom", "text": heading, "showarrow": False},
             font={"size": 13},
+            borderpad=0,
         )
 
 

@@ -77,14 +77,16 @@ def draw_history(
         )
     values = rows[metric].dropna()
     floor = min([0.45 if metric == "auroc" else 0.0, *values - 0.05])
-    figure.update_xaxes(title="cycle", dtick=1 if rows["cycle"].nunique() <= 12 else 2)
+    first, last = rows["cycle"].min(), rows["cycle"].max()
+    figure.update_xaxes(title="cycle", range=[first - 0.5, last + 0.5], tickangle=0, zeroline=False)
+    if last - first < 12:
+        figure.update_xaxes(dtick=1)  # of few cycles plotly would show halves; of many, as many as there is room for
     figure.update_yaxes(title=f"test {name}", range=[max(floor, -0.02), 1.02])
     if metric == "auroc":
         figure.add_hline(y=0.5, line={"color": PALETTE["grey"], "width": 1, "dash": "dot"})
         figure.add_annotation(
             x=1, xref="paper", xanchor="right", y=0.5, yanchor="bottom", text="chance", showarrow=False
         )
-    first = rows["cycle"].min()
     if control_start is not None and first < control_start:
         figure.add_vrect(x0=first - 0.5, x1=control_start - 0.5, fillcolor="#000000", opacity=0.07, line_width=0)
         figure.add_annotation(

@@ -50,7 +50,8 @@ PRIVATE = MappingProxyType({"showSendToCloud": False, "displaylogo": False, "plo
 """Settings of plotly.js: no button that uploads the figure, and nowhere to upload it to."""
 UNUSED_BUTTONS = ("zoom", "pan", "select", "lasso", "zoomIn", "zoomOut", "autoScale")
 """Left out so that the title has room on a phone; dragging zooms in and the house resets."""
-TITLE_WIDTH = 56  # characters to a line
+TITLE_WIDTH = 48  # characters to a line, as many as a screen 400 pixels wide has room for
+TITLE_SIZE = 15  # pixels
 
 
 def get_arm_color(name: str, *, position: int = 0) -> str:
@@ -103,13 +104,14 @@ def start_figure(*, title: str, alt: str, height: int, **layout: Any) -> Figure:
     _keep_private()
     lines = _wrap(str(title))
     top = 26 + 21 * len(lines)
+    raised = 0.7 * TITLE_SIZE if len(lines) > 1 else 0  # plotly sets the first of several lines that much too high
     figure = Figure()
     figure.update_layout(
         template="plotly_white",
         title={
             "text": "<br>".join(escape(line) for line in lines),
-            "font": {"size": 15, "color": "#1c2128"},
-            **{"x": 0, "xref": "container", "xanchor": "left", "pad": {"t": 12, "l": 12}},
+            "font": {"size": TITLE_SIZE, "color": "#1c2128"},
+            **{"x": 0, "xref": "container", "xanchor": "left", "pad": {"t": 12 + raised, "l": 12}},
             **{"y": 1, "yref": "container", "yanchor": "top"},
         },
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#1c2128"},

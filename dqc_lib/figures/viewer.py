@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dqc_lib.figures.images import PLANES, cut_slice, draw_cursor, draw_slices
+from dqc_lib.figures.images import PLANES, cut_slice, draw_cursor, draw_slices, measure_headings
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -16,6 +16,7 @@ SLIDERS = {"sagittal": "left to right", "coronal": "back to front", "axial": "bo
 """The planes by the axis that they cut, in the order of the axes."""
 CONTROL_HEIGHT = 62  # pixels of a slider with its label
 MENU_HEIGHT = 44
+MOST_VOXELS = 64  # along an axis
 
 
 def draw_viewer(
@@ -27,7 +28,9 @@ def draw_viewer(
     """Return three orthogonal slices of every volume, a row each, with a slider for each plane and a choice of greys.
 
     The planes cut all volumes at the same place, and the cursor shows where. Everything is in the figure: it works in a
-    notebook, in its exported page and without a kernel. In JupyterLab, `dqc_lib.widgets.SliceViewer` does more.
+    notebook, in its exported page and without a kernel. So that the page stays small, of volumes with more than 64
+    voxels along an axis only every second (third, ...) voxel is drawn. In JupyterLab, `dqc_lib.widgets.SliceViewer`
+    shows every voxel.
 
     Parameters
     ----------
@@ -42,23 +45,32 @@ def draw_viewer(
     ValueError
         As `draw_slices`; if there are more than four volumes, or shapes differ.
     """
-    figure = draw_slices(volumes, title=title, position=position, in_rows=True, cursor=True)
     shapes = {label: np.shape(array) for label, (array, _) in volumes.items()}
     if len(volumes) > 4 or len(set(shapes.values())) > 1:
         raise ValueError(f"expected at most four volumes of one shape; came {shapes}")
+    volumes = {label: _thin_volume(np.asarray(array), spacing) for label, (array, spacing) in volumes.items()}
+    figure = draw_slices(volumes, title=title, position=position, in_rows=True, cursor=True)
     sliders = [_build_slider(volumes, plane, position=position) for plane in SLIDERS]
-    below = CONTROL_HEIGHT * len(sliders) + MENU_HEIGHT
-    plot = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
-    for number, slider in enumerate(sliders):
-        slider |= {"y": -CONTROL_HEIGHT * number / plot, "yanchor": "top", "x": 0.02, "len": 0.96}
-    menu = {"y": -(CONTROL_HEIGHT * len(sliders) + 8) / plot, "yanchor": "top", "x": 0.02, "xanchor": "left"}
+    head = measure_headings(mark.text for mark in figure.layout.annotations)
+    above = CONTROL_HEIGHT * len(sliders) + MENU_HEIGHT
+    shown = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
+    plot = max(shown, (head + above) / 2)  # plotly puts controls at most two heights of the plot above it
+    for number, slider in enumerate(reversed(sliders), start=1):
+        slider |= {"y": 1 + (head + CONTROL_HEIGHT * number) / plot, "yanchor": "top", "x": 0.02, "len": 0.96}
+    menu = {"y": 1 + (head + above) / plot, "yanchor": "top", "x": 0.02, "xanchor": "left"}
     figure.update_layout(
         sliders=sliders,
-        updatemenus=[{**menu, "name": "greys", "direction": "up", "buttons": _list_windows(volumes)}],
-        height=figure.layout.height + below,
-        margin={"b": figure.layout.margin.b + below},
+        updatemenus=[{**menu, "name": "greys", "direction": "down", "buttons": _list_windows(volumes)}],
+        height=figure.layout.height + above + plot - shown,
+        margin={"t": figure.layout.margin.t + above},
     )
     return figure
+
+
+def _thin_volume(array: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, list[float]]:
+    """Return every k-th voxel of all axes and their spacing, with the least k that leaves at most `MOST_VOXELS`."""
+    step = max(1, *(-(-length // MOST_VOXELS) for length in array.shape))
+    return array[(slice(None, None, step),) * array.ndim], [step * length for length in spacing]
 
 
 def _build_slider(volumes: Mapping, plane: str, *, position: Sequence[float]) -> dict:
@@ -85,7 +97,7 @@ def _build_slider(volumes: Mapping, plane: str, *, position: Sequence[float]) ->
         "name": f"{plane} slice",
         "steps": steps,
         "active": round(position[axis] * (n_slices - 1)),
-        "currentvalue": {"prefix": f"{plane} slice, {SLIDERS[plane]}: ", "font": {"size": 12}},
+        "currentvalue": {"prefix": f"{plane} slice, {SLIDERS[plane]}: ", "font": {"size": 12, "color": "#1c2128"}},
         "pad": {"t": 4, "b": 4},
         "tickcolor": "rgba(0, 0, 0, 0)",  # a label at every slice would be a smear
         "font": {"color": "rgba(0, 0, 0, 0)", "size": 1},
