@@ -21,6 +21,7 @@ import pandas as pd
 
 LOADING = {"src", "srcset", "poster", "data", "xlink:href", "style"}  # attributes a browser follows by itself
 HEIGHT, THUMBNAIL_HEIGHT = 450, 190  # pixels; plotly's own where a figure names none, and of a card's picture
+PLOTLY_TAGS = r"(?:a|b|br|em|i|s|span|sub|sup|u)(?:\s[^<>]*)?"  # all other angle brackets plotly.js shows as they are
 LONG, SHORT = 40, 20  # rows above which a table scrolls in a frame, characters up to which a text is not broken
 SCRIPT, STYLE = ((files("dqc_lib") / "data" / f"pages.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
 
@@ -89,19 +90,24 @@ def embed_json(value: Any) -> str:
     return json.dumps(value).replace("<", "\\u003c")
 
 
-def strip_tags(text: str) -> str:
-    """Return HTML as plain text on one line."""
+def strip_tags(text: str, *, tags: str = r"\w[^>]*") -> str:
+    """Return HTML as plain text on one line; `tags` is the pattern of what counts as a tag between "<" and ">"."""
     spaced = re.sub(r"<br ?/?>", " ", text)
-    return " ".join(html.unescape(re.sub(r"</?\w[^>]*>", "", spaced)).split())
+    return " ".join(html.unescape(re.sub(rf"</?{tags}>", "", spaced)).split())
 
 
 def describe_figure(figure: Mapping[str, Any]) -> str:
-    """Return the alternative text of a plotly figure: `layout.meta["alt"]`, else its title, as plain text."""
+    """Return the alternative text of a plotly figure, plain text on one line.
+
+    That is `layout.meta["alt"]` as it stands, for it is plain text, or else the title, whose markup is read as plotly
+    reads it: what is no tag that plotly knows is text.
+    """
     layout = figure.get("layout", {})
     meta, title = layout.get("meta"), layout.get("title")
     said = meta.get("alt") if isinstance(meta, dict) else None
-    text = said or (title.get("text") if isinstance(title, dict) else title)
-    return strip_tags(text or "without a title")
+    text = title.get("text") if isinstance(title, dict) else title
+    shown = str(said) if said else strip_tags(text or "without a title", tags=PLOTLY_TAGS)
+    return " ".join(shown.split())
 
 
 def draw_figure(figure: Mapping[str, Any], *, thumbnail: bool = False) -> str:

@@ -11,7 +11,14 @@ import pytest
 from sklearn import metrics
 
 from dqc_lib.cohort import Cohort
-from dqc_lib.evaluation import add_age_band, compare_to_truth, evaluate_cycles, evaluate_subgroups, score_predictions
+from dqc_lib.evaluation import (
+    add_age_band,
+    compare_to_truth,
+    evaluate_cycles,
+    evaluate_subgroups,
+    score_predictions,
+    subgroup_report,
+)
 
 RATES = ["accuracy", "sensitivity", "specificity", "f1", "auroc"]
 
@@ -99,6 +106,27 @@ def test_predictions_that_make_no_sense_are_refused(diagnosis, score, words):
         score_predictions(diagnosis, score)
 
 
+@pytest.mark.parametrize(
+    ("threshold", "error"),
+    [
+        (float("nan"), ValueError),
+        (np.float32("nan"), ValueError),
+        ("0.5", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+    ],
+)
+def test_a_threshold_that_no_score_can_reach_is_refused(table, threshold, error):
+    predictions = table.assign(arm="clean", cycle=0)
+    for call in (
+        lambda: score_predictions([1, 0], [0.9, 0.1], threshold=threshold),
+        lambda: evaluate_subgroups(table, by=["sex"], threshold=threshold),
+        lambda: evaluate_cycles(predictions, by=(), threshold=threshold),
+    ):
+        with pytest.raises(error, match="threshold must be a number"):
+            call()
+
+
 def test_age_bands_hold_their_lower_edge(table):
     table["age"] = [0.0, 54.99, 55.0, 64.9, 65.0, 130.0]
     banded = add_age_band(table)
@@ -115,6 +143,13 @@ def test_age_bands_follow_other_edges():
 def test_ages_outside_the_edges_are_refused(age):
     with pytest.raises(ValueError, match=f"from 0 to 130 years; came {age}"):
         add_age_band(pd.DataFrame({"age": [60.0, age]}))
+    with pytest.raises(ValueError, match=f"came {age}, first for subject 'sub-2'"):
+        add_age_band(pd.DataFrame({"subject": ["sub-1", "sub-2"], "age": [60.0, age]}, index=[7, 7]))
+
+
+def test_an_age_that_pandas_knows_to_be_missing_is_refused_too():
+    with pytest.raises(ValueError, match="came nan, first for subject 'a'"):
+        add_age_band(pd.DataFrame({"subject": ["a"], "age": pd.array([None], dtype="Int64")}))
 
 
 @pytest.mark.parametrize("edges", [(0, 55), (0, 65, 55, 130), (0, 55.5, 130), (0, 55, 55, 130), (0, 130, 65)])
@@ -151,8 +186,37 @@ def test_subgroups_say_what_is_wrong_with_the_table(table):
         evaluate_subgroups(table, by=["scanner"])
     with pytest.raises(TypeError, match="came the string 'sex'"):
         evaluate_subgroups(table, by="sex")
-    with pytest.raises(ValueError, match="'sex' is missing for 1 of 6"):
-        evaluate_subgroups(table.assign(sex=["F", None, "M", "M", "M", "M"]), by=["sex"])
+    missing = table.assign(sex=["F", "M", None, "M", None, "M"])
+    with pytest.raises(ValueError, match="'sex' is missing for 2 of 6 rows, first for subject 'sub-2'"):
+        evaluate_subgroups(missing, by=["sex"])
+    with pytest.raises(ValueError, match="'sex' is missing for 2 of 6 rows$"):
+        evaluate_subgroups(missing.drop(columns="subject"), by=["sex"])
+
+
+def test_a_column_of_numbers_and_texts_is_refused_by_name(table):
+    mixed = table.assign(scanner=[1, "2", 1, "2", 1, 1.5])
+    with pytest.raises(TypeError, match=r"column 'scanner'.*one type.*came 1 \(int\), '2' \(str\), 1.5 \(float\)"):
+        evaluate_subgroups(mixed, by=["scanner"])
+
+
+@pytest.mark.parametrize(
+    ("by", "columns", "words"),
+    [
+        (("a", "b"), {"a": ["x, y", "x"], "b": ["z", "y, z"]}, r"'a x b' would both be called 'x, y, z'"),
+        ("a", {"a": pd.Categorical([1, "1"], [1, "1"])}, r"'a' would both be called '1': \(1,\) and \('1',\)"),
+    ],
+)
+def test_two_groups_that_would_share_a_name_are_refused(by, columns, words):
+    table = pd.DataFrame({"subject": ["s", "t"], "diagnosis": [0, 1], "score": [0.1, 0.9], **columns})
+    for call in (evaluate_subgroups, subgroup_report):
+        with pytest.raises(ValueError, match=words):
+            call(table, by=[by])
+
+
+def test_commas_in_names_are_fine_where_no_two_groups_share_a_name(table):
+    crossed = evaluate_subgroups(table.assign(scanner=["x, y", "x"] * 3), by=[("scanner", "sex")])
+    assert list(crossed["group"]) == ["x, F", "x, M", "x, y, F", "x, y, M"]
+    assert list(crossed["n"]) == [1, 2, 1, 2]
 
 
 def test_subgroups_do_not_depend_on_the_index_or_the_type_of_the_levels(table):

@@ -2,12 +2,15 @@
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from dqc_lib.cohort import Cohort
+from dqc_lib.figures.attempts import draw_decisions, draw_update_norms
+from dqc_lib.figures.labels import fold, shorten_names
 from dqc_lib.figures.overview import SORTS, draw_center_overview
 from dqc_lib.figures.style import DECISION_COLORS, DECISION_SYMBOLS, DIAGNOSIS_COLORS
 from dqc_lib.figures.timeline import draw_center_timeline
@@ -335,7 +338,16 @@ def test_a_mark_of_a_subject_carries_its_name_first():
     split = get_panel(figure, 1, "split")
     assert [names[0] for names in split.customdata] == ["a1", HOSTILE]
     assert split.customdata[0][1] == f"cycle 3, batch at {SHOWN}, 2 images<br>a1, {SHOWN}"
+    assert split.customdata[1][1] == f"cycle 3, batch at {SHOWN}, 2 images<br>{SHOWN}, a1"
     assert split.hovertemplate.startswith("%{customdata[1]}")
+
+
+def test_pointing_at_a_subject_of_a_large_batch_names_it():
+    table = make_ledger({"subjects": [f"a{at}" for at in range(9)]})
+    accepted = get_panel(draw_center_timeline(table, "A", title="t"), 1, "accepted")
+    assert [text.split("<br>")[1] for name, text in accepted.customdata if name == "a8"] == [
+        "a8, a0, a1, a2, a3, a4, and 3 more"
+    ]
 
 
 def test_update_norms_stand_with_the_limit_of_each_attempt():
@@ -377,6 +389,31 @@ def test_panels_without_data_are_left_out_and_the_figure_says_why():
     ]
 
 
+@pytest.mark.parametrize("norm", [np.inf, np.nan])
+def test_update_norms_that_were_lost_when_the_training_diverged_are_not_called_unmeasured(norm):
+    gone = LEDGER.assign(update_norm=norm)  # the limits they were held against are still there
+    notes = draw_center_timeline(gone, "A", title="t").layout.annotations[0].text.replace("<br>", " ")
+    assert "5 of 5 update norms infinite or NaN: the training diverged" in notes
+    assert "not measured" not in notes
+    with pytest.raises(ValueError, match="positive update norm that is finite: 7 of 7 update norms infinite or NaN"):
+        draw_update_norms(gone, title="t")
+
+
+def test_norms_that_are_lost_in_part_are_counted_beside_those_that_are_drawn():
+    lost = LEDGER.assign(update_norm=LEDGER["update_norm"].replace({300.0: np.nan, 850.0: np.inf, 90.0: 0.0}))
+    figure = draw_center_timeline(lost, "A", title="t")
+    assert "2 of 5 update norms infinite or NaN: the training diverged" in figure.layout.meta["alt"]
+    assert "y2" in {trace.yaxis for trace in figure.data}
+    assert "1 of 2 update norms are 0" in draw_center_timeline(lost, "B", title="t").layout.meta["alt"]
+    alt = draw_update_norms(lost, title="t").layout.meta["alt"]
+    assert "2 of 7 update norms infinite or NaN: the training diverged; 1 of 7 update norms are 0." in alt
+
+
+def test_norms_that_nobody_measured_are_called_so():
+    with pytest.raises(ValueError, match="finite: update norms were not measured"):
+        draw_update_norms(make_ledger({}), title="t")
+
+
 def test_a_rate_that_is_never_defined_has_no_panel():
     figure = draw_center_timeline(make_ledger(verify(1, 0, n_pos=0, before=(1, 0))), "A", title="t")
     assert [axis.title.text for axis in figure.select_yaxes()] == ["subject", "false-positive<br>rate"]
@@ -392,6 +429,69 @@ def test_a_timeline_needs_a_center_that_has_attempts():
         draw_center_timeline(LEDGER, "C", title="t")
     with pytest.raises(KeyError, match="denominators is 'other'"):
         draw_center_timeline(LEDGER, "A", title="t", denominators="other")
+
+
+# Names that are too long
+
+
+CENTERS = {
+    "A": "university-hospital-north-campus" + "-and-more" * 4,
+    "B": "university-hospital-south-campus" + "-and-more" * 4,
+}
+
+
+def test_long_names_lose_their_middle_and_are_never_alike():
+    assert shorten_names(["A" * 18, "B" * 19, ""]) == {"A" * 18: "A" * 18, "B" * 19: "BBBBBBBBB…BBBBBBBB", "": ""}
+    north, south = shorten_names(CENTERS.values()).values()
+    assert "nort" in north and "sout" in south and max(len(north), len(south)) <= 18
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"the-university-hospital-of-the-city-number-{at:02d}-department-of-radiology" for at in range(83)],
+        ["x" * n for n in range(15, 45)],
+        [f"{'a' * 20}{first}{'-' * 20}{second}{'z' * 20}" for first in "12" for second in "12"],
+        ["xxxxxxxxx…xxxxxxxx", "x" * 40],
+        [f"<img src=x onerror=alert({at})>" + "." * 30 for at in range(3)],
+    ],
+)
+def test_no_two_labels_are_alike_and_none_is_too_long(names):
+    labels = shorten_names(names)
+    assert list(labels) == names
+    assert len(set(labels.values())) == len(names)
+    assert max(map(len, labels.values())) <= 18
+    assert all(labels[name] == name for name in names if len(name) <= 18)
+
+
+def test_a_text_for_pointing_at_is_broken_into_lines_and_loses_nothing():
+    name = "<b>" + "x" * 70
+    assert fold(name).replace("<br>", "") == "&lt;b&gt;" + "x" * 70
+    assert [len(line) for line in fold("y" * 70).split("<br>")] == [56, 14]
+
+
+@pytest.mark.parametrize("draw", [draw_center_overview, draw_decisions])
+def test_labels_of_long_centers_are_short_and_pointing_at_them_tells_all(draw):
+    figure = draw(LEDGER.assign(center=LEDGER["center"].replace(CENTERS)), title="t")
+    axis = figure.layout.yaxis
+    assert set(axis.tickvals) == set(axis.categoryarray) == set(CENTERS.values())
+    assert max(map(len, axis.ticktext)) <= 18
+    shown = dict(zip(axis.tickvals, axis.ticktext, strict=True))
+    assert ["nort" in shown[CENTERS["A"]], "sout" in shown[CENTERS["B"]]] == [True, True]
+    marks = [trace for trace in list_marks(figure).values() if trace.customdata is not None]
+    told = "".join(point[-1] for trace in marks for point in trace.customdata).replace("<br>", "")
+    assert all(name in told for name in CENTERS.values())
+
+
+@pytest.mark.parametrize("draw", ["overview", "timeline"])
+def test_long_names_leave_room_for_the_plot_on_a_narrow_screen(draw, chromium_page, tmp_path):
+    subjects = [[f"sub-{'0123456789' * 6}-{name}" for name in names] for names in LEDGER["subjects"]]
+    ledger = LEDGER.assign(center=LEDGER["center"].replace(CENTERS), subjects=subjects)
+    drawings = {"overview": draw_center_overview, "timeline": partial(draw_center_timeline, center=CENTERS["A"])}
+    drawings[draw](ledger, title="t").write_html(tmp_path / "page.html", div_id="plot")
+    page = chromium_page(tmp_path / "page.html", width=400)
+    page.until("document.querySelectorAll('#plot .main-svg').length > 0")
+    assert page.evaluate("document.getElementById('plot')._fullLayout._size.w") > 150
 
 
 # Why decisions fell

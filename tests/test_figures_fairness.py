@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -183,10 +184,21 @@ def test_a_forest_refuses_other_metrics_and_several_cycles():
     assert draw_forest(GROUPS.assign(cycle=7), metric="sensitivity", title="t").data
 
 
-def test_long_names_of_groups_are_cut_in_the_label():
-    long = GROUPS.replace({"group": {"F": "a scanner with quite a long name indeed"}})
-    labels = draw_forest(long, metric="sensitivity", title="t").layout.yaxis.ticktext
-    assert "a scanner with quite ... (n = 5)" in labels
+CAMPUSES = {"F": "university-hospital-north-campus", "M": "university-hospital-south-campus"}
+
+
+@pytest.mark.parametrize(
+    "draw", [partial(draw_forest, GROUPS, metric="sensitivity"), partial(draw_elimination, ELIMINATION)]
+)
+def test_long_names_of_groups_lose_their_middle_and_stay_apart(draw):
+    (table,) = draw.args
+    figure = draw.func(table.replace({"group": CAMPUSES}), **draw.keywords, title="t")
+    labels = [label.split(" (n")[0] for label in figure.layout.yaxis.ticktext]
+    cut = [label for label in labels if label.startswith("univ") and label.endswith("campus")]
+    assert len(cut) == len(set(cut)) == 2
+    assert ["nort" in cut[0], "sout" in cut[1]] == [True, True]
+    told = [text for trace in figure.data if trace.customdata is not None for text in trace.customdata]
+    assert all(any(text.startswith(name) for text in told) for name in CAMPUSES.values())
 
 
 # Gaps
@@ -205,8 +217,22 @@ def test_gaps_are_lines_by_arm_with_a_band_and_what_chance_gives():
     ]
     assert [t.name for t in figure.data if t.showlegend is not False] == ["qc", "dirty", "by chance alone"]
     assert figure.layout.annotations[0].text == "sex (n = 2 groups)"
-    assert "sex, dirty: 0.50 in cycle 2 between 2 groups, 0.15 by chance" in figure.layout.meta["alt"]
+    assert "sex, dirty: 0.50 (0.40 to 0.60) in cycle 2 between 2 groups, 0.15 by chance" in figure.layout.meta["alt"]
     assert qc.customdata[0] == "cycle 0: gap 0.30 (0.20 to 0.40)<br>between 2 groups, by chance 0.15"
+
+
+def test_intervals_of_gaps_that_reach_below_zero_are_inside_the_axis_and_told():
+    figure = draw_gaps(make_gaps([0.05, 0.1]).assign(low=[-0.25, -0.001]), metric="auroc", title="t")
+    low, high = figure.layout.yaxis.range
+    assert -0.35 < low < -0.25 and 0.2 <= high < 0.3
+    assert figure.layout.yaxis.zeroline
+    told = list_dots(figure)["model"].customdata
+    assert told[0].startswith("cycle 0: gap 0.05 (-0.25 to 0.15)")
+    assert told[1].startswith("cycle 1: gap 0.10 (0.00 to 0.20)")  # not -0.00
+    alone = draw_gaps(make_gaps([0.05]).assign(low=NAN, high=NAN), metric="auroc", title="t")
+    assert list_dots(alone)["model"].customdata[0].startswith("cycle 0: gap 0.05<br>")
+    widest = draw_gaps(make_gaps([1.0]).assign(low=-1.0, high=1.0), metric="auroc", title="t").layout.yaxis.range
+    assert widest == (-1.02, 1.02)
 
 
 def test_an_undefined_gap_is_a_hole_in_line_and_band():

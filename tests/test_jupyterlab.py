@@ -169,7 +169,7 @@ def test_a_reader_goes_from_the_centers_to_an_image(run_notebook):
     page.until(f"JSON.stringify([{slices}.data[0].z, {slices}.layout.shapes]) !== {json.dumps(before)}")
     assert page.locator(".widget-slider:has(label:text-is('axial (%)')) .widget-readout").inner_text() == "55"
 
-    overview = find_figure("Share of attempts rejected")
+    overview = find_figure("Rejected attempts")
     spot = page.evaluate(
         f"""(() => {{
           const figure = {overview};

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -260,6 +261,26 @@ def test_texts_of_a_figure_cannot_leave_their_element(open_figures):
     page = open_figures(figure)
     assert page.locator("img").count() == 0
     assert page.seen.dialogs == []
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        (
+            {"meta": {"alt": "Rejected: <img src=x onerror=alert(1)> 60 %"}},
+            "Rejected: <img src=x onerror=alert(1)> 60 %",
+        ),
+        ({"meta": {"alt": "age band <55 (n = 3): 0.5;\n a > b &lt;"}}, "age band <55 (n = 3): 0.5; a > b &lt;"),
+        ({"title": {"text": f"A <b>bold</b><br>claim on {ESCAPED}"}}, "A bold claim on <img src=x onerror=alert(1)>"),
+        ({"title": {"text": "<span style='color: red'>age</span> <55, and >65"}}, "age <55, and >65"),
+        ({"title": "short", "meta": {"alt": ""}}, "short"),
+        ({"title": {}}, "without a title"),
+    ],
+)
+def test_alternative_text_is_plain_and_a_title_is_read_as_plotly_shows_it(layout, said):
+    assert pages.describe_figure({"layout": layout}) == said
+    label = f'aria-label="Figure: {escape(said)}"'
+    assert label in pages.draw_figure({"layout": layout})
 
 
 def test_the_title_of_a_page_is_text():

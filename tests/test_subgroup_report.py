@@ -188,6 +188,65 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert np.mean([covers(seed) for seed in range(60)]) >= 0.82
 
 
+@pytest.mark.parametrize(("women", "men"), [(0.8, 0.8), (0.9, 0.7)])
+def test_intervals_of_the_gap_of_two_groups_hold_the_true_difference_as_often_as_they_say(women, men):
+    # Patients whose scores are normal and lie d above those of controls have an AUROC of Phi(d / sqrt(2)).
+    table = pd.DataFrame({"subject": range(200), "sex": ["F"] * 100 + ["M"] * 100, "diagnosis": [0, 1] * 100})
+    above = np.sqrt(2) * stats.norm.ppf(np.repeat([women, men], 100)) * table["diagnosis"].to_numpy()
+    scores = above + np.random.default_rng(5).normal(size=(100, 200))
+    runs = [table.assign(arm=f"{at}", score=score) for at, score in enumerate(scores)]  # an arm is a study repeated
+    gaps = report(pd.concat(runs, ignore_index=True)).gaps.query("metric == 'auroc'")
+    truth = np.where(gaps["highest"] == "M", men - women, women - men)
+    held = (gaps["low"] <= truth) & (truth <= gaps["high"])
+    # Percentile intervals of 50 patients and 50 controls hold it in about 94 %. Fewer than 86 of 100 studies would be
+    # three standard errors off, and so would all of them.
+    assert len(held) == 100 and 0.86 <= held.mean() < 1
+
+
+def test_the_interval_of_a_gap_is_that_of_the_difference_between_the_two_groups_named():
+    table = make_predictions(120, effect=0.3)
+    table["scanner"] = np.resize(["A", "B", "C"], 120)
+    gap = pick(report(table, by=["scanner"], n_resamples=4000).gaps, metric="sensitivity")
+    called = [
+        (table.query("scanner == @name and diagnosis == 1")["score"] >= 0.5).to_numpy(dtype=float)
+        for name in (gap["highest"], gap["lowest"])
+    ]
+    assert gap["gap"] == pytest.approx(called[0].mean() - called[1].mean())
+    expected = stats.bootstrap(
+        called, lambda a, b, axis: a.mean(axis) - b.mean(axis), n_resamples=4000, method="percentile", rng=1
+    ).confidence_interval
+    assert [gap["low"], gap["high"]] == pytest.approx(list(expected), abs=0.06)  # a patient weighs 0.05
+
+
+def test_groups_that_are_level_have_an_interval_on_both_sides_of_zero():
+    table = pd.DataFrame({"subject": range(60), "sex": ["F", "M", "X"] * 20, "diagnosis": 1})
+    table["score"] = [1.0] * 30 + [0.0] * 30
+    gap = pick(report(table).gaps, metric="sensitivity")
+    assert (gap["gap"], gap["highest"], gap["lowest"]) == (0.0, "", "")
+    # Of two shares of 10 in 20 the difference has a standard error of 0.158; 1.96 of them are 0.31.
+    assert [gap["low"], gap["high"]] == pytest.approx([-0.31, 0.31], abs=0.05)
+
+
+def test_a_change_is_measured_between_the_two_groups_of_either_arm():
+    rng = np.random.default_rng(2)
+    right = {"clean": {"F": 22, "M": 20}, "dirty": {"F": 20, "M": 23}}  # of 40
+    called = {
+        arm: {sex: rng.permutation([1.0] * n + [0.0] * (40 - n)) for sex, n in of.items()} for arm, of in right.items()
+    }
+    table = pd.DataFrame({"subject": range(80), "sex": ["F"] * 40 + ["M"] * 40, "diagnosis": 1})
+    runs = [table.assign(arm=arm, score=np.concatenate([of["F"], of["M"]])) for arm, of in called.items()]
+    found = report(pd.concat(runs), n_resamples=4000)
+    assert list(found.gaps.query("metric == 'sensitivity'")["highest"]) == ["F", "M"]
+    change = pick(found.changes, metric="sensitivity")
+    assert change["change"] == pytest.approx(3 / 40 - 2 / 40)
+    # Men minus women in the dirty arm, minus women minus men in the clean one: the sums of both arms, men minus women.
+    men, women = (called["clean"][sex] + called["dirty"][sex] for sex in "MF")
+    expected = stats.bootstrap(
+        (men, women), lambda a, b, axis: a.mean(axis) - b.mean(axis), n_resamples=4000, method="percentile", rng=1
+    ).confidence_interval
+    assert [change["low"], change["high"]] == pytest.approx(list(expected), abs=0.051)  # two steps of 1/40
+
+
 def test_no_number_depends_on_the_order_of_rows_of_by_or_of_calls():
     table = make_predictions(90)
     one = report(table, by=["sex", "scanner"])
@@ -332,7 +391,7 @@ def test_groups_with_the_same_scores_are_drawn_apart():
     twins[1]["subject"] = "twin-" + twins[1]["subject"]
     found = report(pd.concat(twins))
     assert list(found.gaps["gap"]) == [0.0] * 5
-    assert (found.gaps["high"] > 0.05).all()
+    assert (found.gaps["high"] > 0.05).all() and (found.gaps["low"] < -0.05).all()
 
 
 def test_patients_and_controls_that_are_both_few_are_both_named(tiny):
@@ -428,6 +487,7 @@ def test_arms_with_other_subjects_diagnoses_or_groups_are_refused():
         ({"min_class": True}, "min_class must be a whole number of at least 1; came True"),
         ({"seed": -1}, "seed must be a whole number of at least 0; came -1"),
         ({"reference": "qc"}, r"reference must be one of the arms \['clean'\]; came 'qc'"),
+        ({"threshold": float("nan")}, "threshold must be a number that scores can reach.*came nan"),
         ({"by": ["sex", "sex"]}, "nothing twice"),
         ({"by": [()]}, "at least one column at a time"),
     ],
@@ -435,6 +495,12 @@ def test_arms_with_other_subjects_diagnoses_or_groups_are_refused():
 def test_settings_outside_their_range_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         report(make_predictions(20).assign(arm="clean"), **settings)
+
+
+@pytest.mark.parametrize("name", ["threshold", "confidence"])
+def test_settings_that_are_no_numbers_are_refused(name):
+    with pytest.raises(TypeError, match=f"{name} must be a number; came '0.5'"):
+        report(make_predictions(20), **{name: "0.5"})
 
 
 def test_predictions_that_cannot_be_counted_are_refused():

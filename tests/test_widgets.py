@@ -160,7 +160,7 @@ def test_cycles_without_any_attempt_are_said():
 
 
 def test_figures_are_told_in_words_too(explorer):
-    assert "<summary>The figure in words</summary>Share of attempts rejected" in explorer._overview.words.value
+    assert "<summary>The figure in words</summary>Rejected attempts" in explorer._overview.words.value
     assert explorer._viewer._pane.words.value.count("slices of a2, a1") == 1
 
 

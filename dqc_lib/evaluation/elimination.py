@@ -73,7 +73,8 @@ def elimination_report(
     ------
     KeyError, TypeError, ValueError
         If a column is not there; if `eliminated` or `by` is a string; if an eliminated subject is no training subject
-        of the cohort, or the confidence lies outside its range.
+        of the cohort, or the confidence lies outside its range; if a group is missing for a subject, the values of a
+        column cannot be sorted, or two crossed groups would share a name.
 
     Notes
     -----

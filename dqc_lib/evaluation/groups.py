@@ -31,7 +31,8 @@ def add_age_band(table: pd.DataFrame, edges: Sequence[int] = AGE_EDGES) -> pd.Da
     Raises
     ------
     KeyError, ValueError
-        If there is no column ``age``; if the edges are not as said, or an age is missing or lies outside them.
+        If there is no column ``age``; if the edges are not as said, or an age is missing or lies outside them (the
+        message names the first ``subject``, where the table has such a column).
 
     Examples
     --------
@@ -42,10 +43,11 @@ def add_age_band(table: pd.DataFrame, edges: Sequence[int] = AGE_EDGES) -> pd.Da
     edges = list(edges)
     if len(edges) < 3 or any(edge != int(edge) for edge in edges) or sorted(set(edges)) != edges:
         raise ValueError(f"edges must be three or more increasing whole numbers; came {edges}")
-    age = table["age"].to_numpy(dtype=np.float64)
+    age = table["age"].to_numpy(dtype=np.float64, na_value=np.nan)
     outside = ~((age >= edges[0]) & (age <= edges[-1]))
     if outside.any():
-        raise ValueError(f"ages must lie from {edges[0]} to {edges[-1]} years; came {age[outside][0]}")
+        came = f"{age[outside][0]}{_name_first(table, outside)}"
+        raise ValueError(f"ages must lie from {edges[0]} to {edges[-1]} years; came {came}")
     middle = [f"{low}-{high - 1}" for low, high in pairwise(edges[1:-1])]
     labels = [f"<{edges[1]}", *middle, f"{edges[-2]}+"]
     band = pd.Categorical.from_codes(np.digitize(age, edges[1:-1]), categories=labels, ordered=True)
@@ -92,7 +94,7 @@ def group_subjects(table: pd.DataFrame, names: Sequence[str]) -> Grouping:
     levels = [list_levels(table, name) for name in names]
     codes = {str(at): pd.Categorical(table[name], levels[at]).codes.astype(int) for at, name in enumerate(names)}
     label = label_grouping(names)
-    groups = [", ".join(map(str, values)) for values in product(*levels)]
+    groups = _name_groups(label, list(product(*levels)))
     return Grouping(label, groups, pd.DataFrame(codes), tuple(len(of_column) for of_column in levels))
 
 
@@ -122,6 +124,33 @@ def require_columns(table: pd.DataFrame, names: Iterable[str]) -> None:
 def list_levels(table: pd.DataFrame, name: str) -> list:
     """Return the categories of a column in their order, or its distinct values sorted."""
     column = table[name]
-    if column.isna().any():
-        raise ValueError(f"column {name!r} is missing for {int(column.isna().sum())} of {len(column)} subjects")
-    return list(column.cat.categories) if hasattr(column, "cat") else sorted(column.unique())
+    if (missing := column.isna()).any():
+        first = _name_first(table, missing.to_numpy())
+        raise ValueError(f"column {name!r} is missing for {int(missing.sum())} of {len(column)} rows{first}")
+    if hasattr(column, "cat"):
+        return list(column.cat.categories)
+    try:
+        return sorted(column.unique())
+    except TypeError:
+        kinds = {type(value).__name__: value for value in column.unique()}
+        came = ", ".join(f"{value!r} ({kind})" for kind, value in kinds.items())
+        raise TypeError(f"column {name!r} must hold values of one type, to be sorted; came {came}") from None
+
+
+def _name_groups(label: str, crossed: list[tuple]) -> list[str]:
+    """Return "F, <55" for every group; no two alike, for tables and figures know groups by their names."""
+    named: dict[str, tuple] = {}
+    for values in crossed:
+        name = ", ".join(map(str, values))
+        if name in named:
+            raise ValueError(
+                f"two groups of {label!r} would both be called {name!r}: {named[name]} and {values}; expected values"
+                " that differ as text, without ', ' where columns are crossed"
+            )
+        named[name] = values
+    return list(named)
+
+
+def _name_first(table: pd.DataFrame, culprits: np.ndarray) -> str:
+    """Return ", first for subject 'sub-1'", or nothing where the table names no subjects."""
+    return f", first for subject {table['subject'].to_numpy()[culprits.argmax()]!r}" if "subject" in table else ""

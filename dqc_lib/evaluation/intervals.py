@@ -8,8 +8,8 @@ from numbers import Integral
 import numpy as np
 import pandas as pd
 
-from dqc_lib.evaluation.metrics import COUNTS, METRICS, check_confidence
-from dqc_lib.evaluation.resampling import Spread, resample_group, shuffle_groups
+from dqc_lib.evaluation.metrics import COUNTS, METRICS, check_confidence, check_threshold
+from dqc_lib.evaluation.resampling import resample_group, shuffle_groups
 
 FEWEST_RESAMPLES = 1000
 EXACT = "exact interval: all resamples agree"
@@ -29,6 +29,7 @@ class Settings:
     seed: int
 
     def __post_init__(self) -> None:
+        check_threshold(self.threshold)
         check_confidence(self.confidence)
         least = {"n_resamples": FEWEST_RESAMPLES, "min_n": 1, "min_class": 1, "seed": 0}
         for name, smallest in least.items():
@@ -91,16 +92,33 @@ def _count_short(count: int, least: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count > 1)}, fewer than {least}" if count else f"no {noun}s"
 
 
-def estimate_groups(cases: Cases, values: np.ndarray, settings: Settings) -> tuple[pd.DataFrame, Spread]:
-    """Return one row per run, group and metric, with intervals, and how far the groups lie apart in every resample.
+def find_ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the groups with the highest and with the lowest value, each (runs, 5).
 
-    `values` are the metrics of the groups, (runs, groups, 5), NaN where there is a reason for none.
+    `values` are (runs, groups, 5), NaN where there is none. Of groups that are level the highest is the first and the
+    lowest the last, so that the two differ wherever two groups have a value.
+    """
+    known = ~np.isnan(values)
+    highest = np.where(known, values, -np.inf).argmax(axis=1)
+    from_last = np.where(known, values, np.inf)[:, ::-1].argmin(axis=1)
+    return highest, values.shape[1] - 1 - from_last
+
+
+def estimate_groups(cases: Cases, values: np.ndarray, settings: Settings) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return one row per run, group and metric, with intervals, and how far the ends lie apart in every resample.
+
+    `values` are the metrics of the groups, (runs, groups, 5), NaN where there is a reason for none. The second array,
+    (runs, 5, resamples), is the value of the group that is highest as observed minus that of the lowest: below 0 where
+    a resample turns them round, NaN for metrics for which fewer than two groups have a value.
     """
     reasons = list_reasons(cases, settings)
     usable = reasons == ""
     notes = np.broadcast_to(reasons, values.shape).copy()
     low, high = np.full_like(values, np.nan), np.full_like(values, np.nan)
-    spread = Spread(len(cases.scores), settings.n_resamples)
+    highest, lowest = find_ends(values)
+    enough = usable.sum(axis=0) > 1
+    apart = np.zeros((*highest.shape, settings.n_resamples))
+    apart[:, ~enough] = np.nan
     for at in np.flatnonzero(usable.any(axis=1)):
         found = resample_group(
             *cases.select(at),
@@ -109,7 +127,8 @@ def estimate_groups(cases: Cases, values: np.ndarray, settings: Settings) -> tup
             n_resamples=settings.n_resamples,
             seed=settings.seed,
         )
-        spread.add(found, usable[at])
+        for sign, end in ((1, highest), (-1, lowest)):
+            apart[end == at] += sign * found[end == at]
         low[:, at], high[:, at] = np.where(usable[at], bound_resamples(found, settings.confidence), np.nan)
         for run, metric in np.argwhere(usable[at] & np.isnan(low[:, at])):
             end = (run, at, metric)
@@ -118,7 +137,7 @@ def estimate_groups(cases: Cases, values: np.ndarray, settings: Settings) -> tup
     columns = {"run": runs, "subgroup": cases.label, "group": np.array(cases.groups, dtype=object)[groups]}
     columns |= dict(zip(COUNTS, cases.sizes[groups].T, strict=True)) | {"metric": np.array(METRICS)[metrics]}
     columns |= {"value": values.ravel(), "low": low.ravel(), "high": high.ravel(), "note": notes.ravel()}
-    return pd.DataFrame(columns), spread
+    return pd.DataFrame(columns), apart
 
 
 def bound_resamples(found: np.ndarray, confidence: float) -> np.ndarray:
@@ -138,17 +157,16 @@ def _bound_exactly(metric: int, value: float, sizes: np.ndarray, confidence: flo
     return float(low), float(high), EXACT
 
 
-def estimate_gaps(
-    cases: Cases, values: np.ndarray, spread: Spread, settings: Settings
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return one row per run and metric with the gap between groups, and the gaps of all resamples (runs, 5, n).
+def estimate_gaps(cases: Cases, values: np.ndarray, apart: np.ndarray, settings: Settings) -> pd.DataFrame:
+    """Return one row per run and metric with the gap between groups, its interval, and what chance alone would give.
 
-    `values` as in `estimate_groups`, which `spread` comes from.
+    `values` as in `estimate_groups`, which `apart` comes from.
     """
     usable = list_reasons(cases, settings) == ""
     enough = usable.sum(axis=0) > 1
-    ends = [np.where(usable, sign * values, -np.inf) for sign in (1, -1)]
-    gaps = np.where(enough, ends[0].max(axis=1) + ends[1].max(axis=1), np.nan)
+    ends = find_ends(values)
+    top, bottom = (np.take_along_axis(values, end[:, np.newaxis], axis=1)[:, 0] for end in ends)
+    gaps = np.where(enough, top - bottom, np.nan)
     shuffled = shuffle_groups(
         cases.scores[:, cases.truth],
         cases.scores[:, ~cases.truth],
@@ -161,14 +179,13 @@ def estimate_gaps(
     )
     as_large = (shuffled >= gaps[..., np.newaxis] - ROUNDING).sum(axis=-1)
     p_values = np.where(enough, (1 + as_large) / (1 + settings.n_resamples), np.nan)
-    resampled = spread.gaps(usable)
-    low, high = bound_resamples(resampled, settings.confidence)
+    low, high = bound_resamples(apart, settings.confidence)
     names = np.array(cases.groups, dtype=object)
     # Where all groups are level, none is the highest.
-    highest, lowest = (np.where(gaps > ROUNDING, names[end.argmax(axis=1)], "") for end in ends)
+    highest, lowest = (np.where(gaps > ROUNDING, names[end], "") for end in ends)
     runs, metrics = (at.ravel() for at in np.indices(gaps.shape))
     columns = {"run": runs, "subgroup": cases.label, "metric": np.array(METRICS)[metrics]}
     columns |= {"gap": gaps.ravel(), "low": low.ravel(), "high": high.ravel()}
     columns |= {"highest": highest.ravel(), "lowest": lowest.ravel(), "n_groups": usable.sum(axis=0)[metrics]}
     columns |= {"by_chance": shuffled.mean(axis=-1).ravel(), "p_value": p_values.ravel()}
-    return pd.DataFrame(columns), resampled
+    return pd.DataFrame(columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import numpy as np
 
@@ -31,8 +32,9 @@ def score_predictions(diagnosis: Sequence[int], score: Sequence[float], *, thres
 
     Raises
     ------
-    ValueError
-        If lengths differ, a diagnosis is neither 0 nor 1, or a score is not finite.
+    TypeError, ValueError
+        If lengths differ, a diagnosis is neither 0 nor 1, or a score is not finite; if the threshold is NaN or no
+        number.
 
     Examples
     --------
@@ -42,6 +44,7 @@ def score_predictions(diagnosis: Sequence[int], score: Sequence[float], *, thres
     >>> score_predictions([0, 0], [0.1, 0.2])["sensitivity"]
     nan
     """
+    check_threshold(threshold)
     truth, score = check_predictions(diagnosis, score)
     return {name: measure(truth, score) for name, measure in list_measures(threshold).items()}
 
@@ -108,7 +111,20 @@ def measure_auroc(truth: np.ndarray, score: np.ndarray) -> float:
     return divide(float(wins.sum()) / 2, positive.size * negative.size)
 
 
+def check_threshold(threshold: float) -> None:
+    """Raise unless the threshold is a number other than NaN, which no score reaches: it would call nobody diseased."""
+    _require_number("threshold", threshold)
+    if np.isnan(threshold):
+        raise ValueError(f"threshold must be a number that scores can reach, for instance 0.5; came {threshold}")
+
+
 def check_confidence(confidence: float) -> None:
-    """Raise a ValueError unless the confidence of an interval lies between 0 and 1."""
+    """Raise unless the confidence of an interval is a number between 0 and 1."""
+    _require_number("confidence", confidence)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, for instance 0.95; came {confidence}")
+
+
+def _require_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number; came {value!r}")

@@ -42,8 +42,9 @@ class SubgroupReport:
         value, low, high (0 to 1, higher is better), note. The first subgroup is "overall". `note` says why a value is
         NaN, and where the interval is an exact one or there is none.
     gaps : DataFrame
-        One row per arm, cycle, subgroup and metric: gap, low, high (0 to 1, higher is less fair), highest, lowest
-        (names of the groups at the ends, "" without a gap), n_groups (that were large enough), by_chance, p_value.
+        One row per arm, cycle, subgroup and metric: gap (0 to 1, higher is less fair), low, high (-1 to 1, of the group
+        `highest` minus `lowest`), highest, lowest (names of the groups at the ends, "" without a gap), n_groups (that
+        were large enough), by_chance, p_value.
     changes : DataFrame
         One row per cycle, subgroup, metric and arm but the reference: arm, reference, change, low, high: gap of the
         arm minus gap of the reference (-1 to 1, below 0 the arm is fairer). No rows with one arm.
@@ -169,10 +170,12 @@ def subgroup_report(
     Raises
     ------
     KeyError, TypeError
-        If a column is not there; if `by` is a single string.
+        If a column is not there; if `by` is a single string, or a setting no number; if the values of a column cannot
+        be sorted.
     ValueError
         If a setting lies outside its range, a subject has several predictions in an arm and cycle, or arms and
-        cycles do not hold the same subjects with the same diagnosis and groups.
+        cycles do not hold the same subjects with the same diagnosis and groups; if a group is missing for a subject,
+        or two crossed groups would share a name.
 
     Notes
     -----
@@ -186,12 +189,16 @@ def subgroup_report(
     intervals are somewhat too narrow.
 
     A gap is the largest value of a group minus the smallest. It is never negative and grows with the number of groups
-    and with their smallness, also if all groups are alike. Resampling adds to that, so its interval may lie above the
-    gap itself: an interval above 0 is no evidence of unfairness. Compare the gap with ``by_chance``, the mean gap when
-    the groups are shuffled among subjects of the same diagnosis, and see ``p_value``, the share of shuffles with a gap
-    as large, (1 + count) / (1 + shuffles). Groups keep their share of patients when shuffled, so what that share alone
-    does to accuracy and F1 counts as chance. There is a p-value for every subgroup and metric: of twenty, one is below
-    0.05 by chance. A change is the difference of two gaps: what both overstate alike cancels.
+    and with their smallness, also if all groups are alike. Its interval is that of the difference between the two
+    groups that are highest and lowest as observed, the same two in every resample; it reaches below 0 where resamples
+    turn them round. (Of groups that are all level it is that of the first minus the last.) With two groups this is an
+    ordinary interval of a difference. With more, the two were chosen because they lie furthest apart, so the interval
+    lies too far from 0, and one above 0 is no evidence of unfairness: compare the gap with ``by_chance``, the mean gap
+    when the groups are shuffled among subjects of the same diagnosis, and see ``p_value``, the share of shuffles with
+    a gap as large, (1 + count) / (1 + shuffles). Groups keep their share of patients when shuffled, so what that share
+    alone does to accuracy and F1 counts as chance. There is a p-value for every subgroup and metric: of twenty, one is
+    below 0.05 by chance. A change is the gap of the arm minus that of the reference, each between its own two groups,
+    on the same resamples.
 
     Examples
     --------
@@ -216,12 +223,12 @@ def subgroup_report(
     for grouping, of_groups in zip(groupings, np.split(values, last[:-1], axis=1), strict=True):
         cases = Cases(grouping.label, grouping.groups, grouping.members[rows[0]], truth[rows[0]], scores[rows])
         kept = np.where(list_reasons(cases, settings) == "", of_groups, np.nan)
-        groups, spread = estimate_groups(cases, kept, settings)
+        groups, apart = estimate_groups(cases, kept, settings)
         parts["groups"].append(groups)
         if grouping is not groupings[0]:
-            gaps, resampled = estimate_gaps(cases, kept, spread, settings)
+            gaps = estimate_gaps(cases, kept, apart, settings)
             parts["gaps"].append(gaps)
-            parts["changes"] += [_compare_runs(gaps, resampled, pair, confidence) for pair in pairs]
+            parts["changes"] += [_compare_runs(gaps, apart, pair, confidence) for pair in pairs]
     tables = {name: _name_runs(of_name, COLUMNS[name], keys) for name, of_name in parts.items()}
     return SubgroupReport(**tables, confidence=confidence, n_resamples=n_resamples)
 
@@ -263,10 +270,10 @@ def _align_runs(
     return np.stack(rows)
 
 
-def _compare_runs(gaps: pd.DataFrame, resampled: np.ndarray, pair: tuple[int, int], confidence: float) -> pd.DataFrame:
-    """Return by metric the gap of the first run of the pair minus that of the second."""
+def _compare_runs(gaps: pd.DataFrame, apart: np.ndarray, pair: tuple[int, int], confidence: float) -> pd.DataFrame:
+    """Return by metric the gap of the first run of the pair minus that of the second, each between its own ends."""
     run, base = pair
-    low, high = bound_resamples(resampled[run] - resampled[base], confidence)
+    low, high = bound_resamples(apart[run] - apart[base], confidence)
     ours, theirs = (gaps.loc[gaps["run"] == at, "gap"].to_numpy() for at in pair)
     rows = gaps.loc[gaps["run"] == run, ["run", "subgroup", "metric"]]
     return rows.assign(base=base, change=ours - theirs, low=low, high=high)

@@ -139,7 +139,7 @@ class Spread:
         self.highest = np.full((n_runs, len(METRICS), n_resamples), -np.inf)
         self.lowest = np.full((n_runs, len(METRICS), n_resamples), np.inf)
 
-    def add(self, values: np.ndarray, usable: np.ndarray, block: slice = slice(None)) -> None:
+    def add(self, values: np.ndarray, usable: np.ndarray, block: slice) -> None:
         """Take in the values of one group, (runs, 5, resamples of the block), for the metrics that are usable."""
         at = (slice(None), usable, block)
         self.highest[at] = np.maximum(self.highest[at], values[:, usable])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dqc_lib.evaluation.groups import Grouping, band_ages, group_subjects, list_ways, require_columns
-from dqc_lib.evaluation.metrics import COUNTS, METRICS, check_predictions, list_measures
+from dqc_lib.evaluation.metrics import COUNTS, METRICS, check_predictions, check_threshold, list_measures
 
 RUN_KEYS = ("arm", "cycle")
 
@@ -46,12 +46,14 @@ def evaluate_subgroups(
     Raises
     ------
     KeyError, TypeError, ValueError
-        If a column is not there; if `by` is a single string; if a group is missing (NaN) for a subject.
+        If a column is not there; if `by` is a single string; if a group is missing (NaN) for a subject, the values of
+        a column cannot be sorted, or two crossed groups would share a name; if the threshold is NaN or no number.
 
     Notes
     -----
     The groups are those of fairlearn's MetricFrame, the measures ours: fairlearn's own give 0.0 where one is undefined.
     """
+    check_threshold(threshold)
     ways = list_ways(by)
     require_columns(table, [score, diagnosis, *(name for names in ways for name in names)])
     truth, scores = check_predictions(table[diagnosis], table[score])
@@ -86,9 +88,11 @@ def evaluate_cycles(
 
     Raises
     ------
-    KeyError, ValueError
-        If a column is not there; if there are no predictions, or a subject has two in one arm and cycle.
+    KeyError, TypeError, ValueError
+        If a column is not there; if there are no predictions, or a subject has two in one arm and cycle; and as
+        `evaluate_subgroups` says.
     """
+    check_threshold(threshold)
     require_columns(predictions, RUN_KEYS)
     table, groupings = prepare_predictions(predictions, by=by)
     truth, scores = check_predictions(table["diagnosis"], table["score"])

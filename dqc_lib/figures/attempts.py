@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from dqc_lib.figures.labels import shorten_names
 from dqc_lib.figures.marks import (
     RATE_NAMES,
     add_decisions,
     add_rate,
     check_denominators,
+    list_lost_norms,
     mark_cycles,
     number_attempts,
 )
@@ -34,7 +36,9 @@ def draw_decisions(ledger: pd.DataFrame, *, title: str) -> Figure:
     alt = f"{len(rows)} attempts in {len(centers)} centers: {said}."
     figure = start_figure(title=title, alt=alt, height=120 + 26 * len(centers))
     add_decisions(figure, rows, y=rows["center"].map(escape))
-    ticks = {"categoryorder": "array", "categoryarray": [escape(center) for center in centers]}
+    labels = {escape(center): escape(label) for center, label in shorten_names(centers).items()}
+    ticks = {"categoryorder": "array", "categoryarray": list(labels)}
+    ticks |= {"tickvals": list(labels), "ticktext": list(labels.values())}
     figure.update_yaxes(title="center", type="category", autorange="reversed", automargin=True, **ticks)
     mark_cycles(figure, rows)
     return figure
@@ -61,17 +65,18 @@ def draw_update_norms(
     Raises
     ------
     ValueError
-        If no attempt has a positive update norm, because the engine did not measure them.
+        If no attempt has a positive, finite update norm: the engine did not measure them, or the training diverged.
     """
-    rows = number_attempts(ledger)
-    rows = rows[np.isfinite(rows["update_norm"]) & (rows["update_norm"] > 0)]
+    everybody = number_attempts(ledger)
+    rows = everybody[np.isfinite(everybody["update_norm"]) & (everybody["update_norm"] > 0)]
+    lost = list_lost_norms(everybody, everybody)
     if rows.empty:
-        raise ValueError("no attempt has a positive update norm; expected a run whose updates were measured")
+        raise ValueError(f"no attempt has a positive update norm that is finite: {'; '.join(lost)}")
     known = rows.dropna(subset=["norm_limit"])
     limits = dict(zip(known["n"], known["norm_limit"], strict=True)) if limits is None else limits
     held = ", ".join(f"{limits[n]:.3g} for n = {n}" for n in sorted(limits)) or "none"
     span = f"{rows['update_norm'].min():.3g} to {rows['update_norm'].max():.3g}"
-    alt = f"{len(rows)} attempts, update norms {span}; limits of the rule: {held}."
+    alt = f"{'; '.join([f'{len(rows)} attempts, update norms {span}', f'limits of the rule: {held}', *lost])}."
     figure = start_figure(title=title, alt=alt, height=440)
     _add_rings(figure, rows[[not set(harmful).isdisjoint(subjects) for subjects in rows["subjects"]]])
     add_decisions(figure, rows, y=rows["update_norm"], said="update norm %{y:.3g}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -41,7 +43,7 @@ def add_gap(figure: Figure, rows: pd.DataFrame, *, name: str, color: str, row: i
             legendgroup=name,
             line={"color": color, "width": 2},
             marker={"size": 6},
-            customdata=[_tell_gap(row) for row in rows.itertuples()],
+            customdata=[_describe_gap(row) for row in rows.to_dict("records")],
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
             showlegend=name not in {trace.name for trace in figure.data},
         ),
@@ -49,10 +51,24 @@ def add_gap(figure: Figure, rows: pd.DataFrame, *, name: str, color: str, row: i
     )
 
 
-def _tell_gap(row: tuple) -> str:
-    """Return a gap in words."""
-    said = f"cycle {row.cycle}: gap {row.gap:.2f} ({row.low:.2f} to {row.high:.2f})".replace(" (nan to nan)", "")
-    return f"{said}<br>between {row.n_groups} groups, by chance {row.by_chance:.2f}"
+def tell_gap(row: Mapping[str, float]) -> str:
+    """Return "0.12 (-0.03 to 0.25)", or the gap alone where it has no interval."""
+    gap = f"{row['gap']:.2f}"
+    return gap if math.isnan(row["low"]) else f"{gap} ({row['low']:z.2f} to {row['high']:z.2f})"
+
+
+def _describe_gap(row: Mapping[str, float]) -> str:
+    """Return what a mark tells: cycle, gap, interval, and what chance gives."""
+    said = f"cycle {row['cycle']}: gap {tell_gap(row)}"
+    return f"{said}<br>between {row['n_groups']} groups, by chance {row['by_chance']:.2f}"
+
+
+def find_range(rows: pd.DataFrame) -> list[float]:
+    """Return the range of an axis of gaps that holds 0, all gaps, their intervals and what chance gives."""
+    held = rows[["gap", "low", "high", "by_chance"]].melt()["value"].dropna()
+    bottom, top = min([0.0, *held]), max([0.2, *held])
+    room = 0.05 * (top - bottom)
+    return [max(bottom - room, -1.02), min(top + room, 1.02)]
 
 
 def _add_band(figure: Figure, rows: pd.DataFrame, *, color: str, group: str, row: int) -> None:

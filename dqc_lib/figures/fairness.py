@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from dqc_lib.figures.bands import add_gap, list_lines, make_chance_key
+from dqc_lib.figures.bands import add_gap, find_range, list_lines, make_chance_key, tell_gap
+from dqc_lib.figures.labels import fold
 from dqc_lib.figures.outcomes import BASES, METRIC_NAMES
 from dqc_lib.figures.rows import (
     OVERALL,
@@ -95,8 +96,9 @@ def draw_gaps(
 ) -> Figure:
     """Return the largest gap between the groups of a subgroup by cycle (0 to 1, higher is less fair), a line per arm.
 
-    A band is the interval. The dotted line is the mean gap that shuffled labels give: a gap is never below 0, and among
-    small groups chance alone makes it large.
+    A band is the interval of the difference between the two groups that lie furthest apart; where it reaches below 0,
+    resamples turn them round. The dotted line is the mean gap that shuffled labels give: a gap is never below 0, and
+    among small groups chance alone makes it large.
 
     Parameters
     ----------
@@ -127,7 +129,6 @@ def draw_gaps(
     )
     figure.update_annotations(font_size=13, x=0, xanchor="left")
     figure.update_layout(margin_t=figure.layout.margin.t + 14)
-    top = min(1.0, 1.1 * max([0.2, *rows[["gap", "high", "by_chance"]].max().dropna()]))
     for row, group in enumerate(subgroups, start=1):
         for arm, part, color in list_lines(rows[rows["subgroup"] == group], control_start):
             add_gap(figure, part, name=escape(arm), color=color, row=row)
@@ -140,7 +141,7 @@ def draw_gaps(
         span = {"x0": rows["cycle"].min() - 0.5, "x1": edge, "fillcolor": fade(PALETTE["grey"], 0.12), "line_width": 0}
         if edge > span["x0"]:
             figure.add_vrect(**span, layer="below")
-    figure.update_yaxes(range=[-0.02, top], zeroline=False)
+    figure.update_yaxes(range=find_range(rows), zeroline=True, zerolinecolor="#57606a", zerolinewidth=1)
     figure.update_xaxes(
         dtick=1 if rows["cycle"].nunique() <= 12 else 2, range=[rows["cycle"].min() - 0.5, rows["cycle"].max() + 0.5]
     )
@@ -176,7 +177,7 @@ def draw_elimination(table: pd.DataFrame, *, title: str, subgroups: Sequence[str
         own = rows[rows["images"] == kind]
         y = place_marks(own, places, at=at, of=len(kinds))
         told = [
-            f"{escape(row.group)}, {kind}: {row.eliminated} of {row.n} eliminated<br>{100 * row.share:.0f} %"
+            f"{fold(f'{row.group}, {kind}')}: {row.eliminated} of {row.n} eliminated<br>{100 * row.share:.0f} %"
             f" ({100 * row.low:.0f} to {100 * row.high:.0f} %)"
             for row in own.itertuples()
         ]
@@ -226,7 +227,7 @@ def _add_counts(figure: Figure, rows: pd.DataFrame, y: np.ndarray) -> None:
 
 def _tell_value(row: tuple, name: str, counted: str) -> str:
     """Return a value with its interval in words."""
-    said = f"{escape(row.group)}: {escape(name)} {escape(_tell_interval(row))}<br>{counted}"
+    said = f"{fold(row.group)}: {escape(name)} {escape(_tell_interval(row))}<br>{counted}"
     return said + (f"<br>{escape(row.note)}" if row.note else "")
 
 
@@ -287,7 +288,7 @@ def _tell_gaps(rows: pd.DataFrame, name: str) -> str:
             continue
         last = known.loc[known["cycle"].idxmax()]
         said.append(
-            f"{subgroup}, {arm}: {last['gap']:.2f} in cycle {last['cycle']} between {last['n_groups']} groups,"
+            f"{subgroup}, {arm}: {tell_gap(last)} in cycle {last['cycle']} between {last['n_groups']} groups,"
             f" {last['by_chance']:.2f} by chance"
         )
     return f"Gap in {name} between groups by cycle. {'; '.join(said)}."

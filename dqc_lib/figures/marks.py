@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from dqc_lib.figures.style import DECISION_COLORS, DECISION_SYMBOLS, PALETTE, escape
+from dqc_lib.figures.labels import fold
+from dqc_lib.figures.style import DECISION_COLORS, DECISION_SYMBOLS, PALETTE
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -64,7 +65,8 @@ def add_decisions(
     size : number or sequence
         Pixels, of all marks or of each.
     names : sequence, optional
-        What the customdata of every mark begins with, as it is.
+        Of the subject that every mark stands for: the customdata begins with it as it is, and it is the first one that
+        the mark tells.
     """
     import plotly.graph_objects as go
 
@@ -76,8 +78,8 @@ def add_decisions(
         if not chosen.any():
             continue
         part = rows[chosen]
-        told = [_describe_attempt(attempt) for attempt in part.to_dict("records")]
         own = [key for key, taken in zip(keys, chosen, strict=True) if taken]
+        told = [_describe_attempt(*pair) for pair in zip(part.to_dict("records"), own, strict=True)]
         figure.add_trace(
             go.Scatter(
                 x=part["attempt"],
@@ -105,12 +107,26 @@ def add_key(figure: Figure, name: str, marker: dict, *, group: str | None = None
     figure.add_trace(go.Scatter(name=name, legendgroup=group, hoverinfo="skip", **look))
 
 
-def _describe_attempt(attempt: dict) -> str:
-    """Return an attempt in words, names shown as they are."""
-    subjects = [escape(subject) for subject in attempt["subjects"][:MOST_NAMED]]
+def _describe_attempt(attempt: dict, first: list[str]) -> str:
+    """Return an attempt in words, names shown as they are, that of the subject pointed at first."""
+    subjects = list(dict.fromkeys([*first, *attempt["subjects"]]))[:MOST_NAMED]
     more = [f"and {attempt['n'] - MOST_NAMED} more"] * (attempt["n"] > MOST_NAMED)
-    where = f"cycle {attempt['cycle']}, {attempt['level']} at {escape(attempt['center'])}"
-    return f"{where}, {attempt['n']} image{'s' * (attempt['n'] != 1)}<br>{', '.join(subjects + more)}"
+    where = f"cycle {attempt['cycle']}, {attempt['level']} at {fold(attempt['center'])}"
+    return f"{where}, {attempt['n']} image{'s' * (attempt['n'] != 1)}<br>{fold(', '.join(subjects + more))}"
+
+
+def list_lost_norms(rows: pd.DataFrame, everybody: pd.DataFrame) -> list[str]:
+    """Return why update norms have no mark on a log axis, such as "2 of 5 update norms are 0"; nothing if all have one.
+
+    NaN is what nobody measured, and what a training gives that diverged. An engine measures every update or none: where
+    any row of `everybody` has a norm, or the limit of one, NaN means the latter.
+    """
+    if everybody[["update_norm", "norm_limit"]].isna().all(axis=None):
+        return ["update norms were not measured"]
+    lost = int((~np.isfinite(rows["update_norm"])).sum())
+    still = int((rows["update_norm"] == 0).sum())
+    notes = [f"{lost} of {len(rows)} update norms infinite or NaN: the training diverged"] * (lost > 0)
+    return notes + [f"{still} of {len(rows)} update norms are 0"] * (still > 0)
 
 
 def mark_cycles(figure: Figure, rows: pd.DataFrame, *, row: int | None = None) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dqc_lib.figures.centers import MANY
+from dqc_lib.figures.labels import fold, shorten_names
 from dqc_lib.figures.marks import add_key, choose_attempts
 from dqc_lib.figures.style import DIAGNOSIS_COLORS, PALETTE, escape, start_figure
 from dqc_lib.ledger import summarize_centers
@@ -42,7 +43,8 @@ def draw_center_overview(
     """Return every center as one mark: its row, and the share of its attempts that were rejected (%).
 
     The area of a mark is the number of training images, its colour the share of diseased ones, and beside it stands how
-    many were eliminated in these cycles. The customdata of a mark begins with the name of its center.
+    many were eliminated in these cycles. Long names of centers lose their middle, and pointing at a mark shows them
+    whole. The customdata of a mark begins with the name of its center.
 
     Parameters
     ----------
@@ -81,7 +83,7 @@ def draw_center_overview(
         raise ValueError("sort_by is 'share diseased'; expected a cohort too, for the ledger names no classes")
     tall = len(table) <= MANY
     figure = start_figure(
-        title=title, alt=_tell_centers(table, (first, last)), height=185 + (26 if tall else 13) * len(table)
+        title=title, alt=_tell_centers(table, (first, last)), height=185 + (26 if tall else 13) * max(len(table), 4)
     )
     traces = _add_centers(figure, table, tall=tall)
     _lay_out(figure, table, order=sorts[sort_by], sort_by=sort_by)
@@ -199,7 +201,7 @@ def _describe_center(row: tuple) -> str:
         else f" ({row.n_positive:.0f} diseased, {row.images - row.n_positive:.0f} controls)"
     )
     return (
-        f"{escape(row.Index)}<br>training images: {row.images}{classes}<br>"
+        f"{fold(row.Index)}<br>training images: {row.images}{classes}<br>"
         f"rejected: {row.rejected} of {row.attempts} attempts<br>"
         f"images deferred: {row.deferred}, eliminated: {row.eliminated}"
     )
@@ -224,13 +226,15 @@ def _tell_centers(table: pd.DataFrame, cycles: tuple[int, int]) -> str:
 def _lay_out(figure: Figure, table: pd.DataFrame, *, order: list[str], sort_by: str) -> None:
     """Set the axes."""
     font, tall = {"size": 13}, len(table) <= MANY
-    area = f"area of a mark: training images, {table['images'].min()} to {table['images'].max()}"
+    labels = {escape(center): escape(label) for center, label in shorten_names(table.index).items()}
+    area = f"area: training images, {table['images'].min()} to {table['images'].max()}"
     title = {"text": f"attempts rejected (%)<br>{area}", "font": font}
     figure.update_xaxes(title=title, range=[-5, 105], tickvals=list(range(0, 101, 25)))
     figure.update_yaxes(
         title={"text": _title_rows(sort_by), "font": font},
         **{"type": "category", "categoryorder": "array", "categoryarray": order, "range": [len(order) - 0.4, -0.6]},
-        **{"tickfont": {"size": 12 if tall else 9}, "dtick": 1, "automargin": True, "ticklabelstandoff": 12},
+        **{"tickvals": list(labels), "ticktext": list(labels.values()), "tickfont": {"size": 12 if tall else 9}},
+        **{"automargin": True, "ticklabelstandoff": 12},
     )
 
 

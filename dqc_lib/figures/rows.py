@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from dqc_lib.figures.labels import shorten_names
 from dqc_lib.figures.style import escape
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 OVERALL = "overall"
 MARK_HEIGHT, ROW_GAP, HEADING_HEIGHT = 15, 11, 30  # pixels
-LONGEST_LABEL = 24  # characters
 QUIET = {"size": 12, "color": "#57606a"}
 
 
@@ -99,11 +98,12 @@ def add_texts(figure: Figure, *, x: float, y: np.ndarray, texts: list[str]) -> N
 
 
 def label_rows(figure: Figure, places: Rows, counts: Mapping[tuple[str, str], int | None], *, counted: str) -> None:
-    """Write groups and, where given, the n they rest on, beside their rows."""
+    """Write groups and, where given, the n they rest on, beside their rows; long names lose their middle."""
+    short = shorten_names(group for _, group in places.groups)
     labels = []
     for key in places.groups:
-        short = escape(textwrap.shorten(str(key[1]), LONGEST_LABEL, placeholder=" ..."))
-        labels.append(short if counts[key] is None else f"{short} (n = {counts[key]})")
+        name = escape(short[str(key[1])])
+        labels.append(name if counts[key] is None else f"{name} (n = {counts[key]})")
     figure.update_yaxes(
         **{"tickvals": list(places.groups.values()), "ticktext": labels, "tickfont": {"size": 12}},
         **{"range": [places.height, 0], "showgrid": False, "zeroline": False, "automargin": True},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from dqc_lib.figures.labels import shorten_names
 from dqc_lib.figures.marks import (
     RATE_NAMES,
     add_decisions,
@@ -14,6 +16,7 @@ from dqc_lib.figures.marks import (
     check_denominators,
     choose_attempts,
     divide_counts,
+    list_lost_norms,
     mark_cycles,
     number_attempts,
 )
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE, SINGLE_SIZE = 6, 11  # pixels of a mark
 PANEL_HEIGHT, GAP = 140, 18
+NOTE_WIDTH = 38  # characters to a line, as many as fit above a plot on a screen 400 pixels wide
 NORMS = "update norm"
 
 
@@ -33,7 +37,8 @@ def draw_center_timeline(ledger: pd.DataFrame, center: str, *, title: str, denom
     The uppermost panel has a row per subject and a mark for every attempt that the subject took part in, small for
     batches, large for single images and revisits. Below it stand, as far as there are any, the update norm (log axis)
     with the limit of the rule, and the error rates (0 to 1, higher is worse) as in `draw_rates`. What is not known has
-    no panel; the figure says why. The customdata of the subjects' marks begins with the subject's name.
+    no panel; the figure says why. Long names of subjects lose their middle, and pointing at a mark shows them whole.
+    The customdata of the subjects' marks begins with the subject's name.
 
     Parameters
     ----------
@@ -62,7 +67,7 @@ def draw_center_timeline(ledger: pd.DataFrame, center: str, *, title: str, denom
     ]
     panels = [NORMS] * (len(measured) > 0) + rates
     subjects = sorted(set(rows["subjects"].explode()))
-    notes = _list_notes(rows, measured=measured, verified=verified, asked=everybody["fp"].notna().any())
+    notes = _list_notes(rows, everybody, measured=measured, verified=verified)
     alt = _tell(rows, subjects, measured=measured, limits=limits, notes=notes)
     figure = _start_panels(title, alt=alt, n_subjects=len(subjects), n_panels=len(panels), notes=notes)
     _add_subjects(figure, rows, subjects)
@@ -91,17 +96,18 @@ def _find_limits(rows: pd.DataFrame, everybody: pd.DataFrame) -> pd.Series:
     return rows["norm_limit"].fillna(rows["n"].map(known)).astype(float)
 
 
-def _list_notes(rows: pd.DataFrame, *, measured: pd.DataFrame, verified: pd.DataFrame, asked: bool) -> list[str]:
+def _list_notes(
+    rows: pd.DataFrame, everybody: pd.DataFrame, *, measured: pd.DataFrame, verified: pd.DataFrame
+) -> list[str]:
     """Return what a reader must know of the panels: what the sizes mean, and what is not there and why."""
     levels = set(rows["level"])
     notes = []
     if "batch" in levels:
-        notes.append("small: batch; large: single image or revisit" if len(levels) > 1 else "all are batches")
-    if measured.empty:
-        notes.append("update norms were not measured")
+        notes += ["small: batch", "large: single image or revisit"] if len(levels) > 1 else ["all are batches"]
+    notes += list_lost_norms(rows, everybody)
     if len(verified):
         notes.append(f"verified: {len(verified)} of {len(rows)} attempts")
-    elif not asked:
+    elif everybody["fp"].isna().all():
         notes.append("not verified: nothing was in this run")
     elif measured.empty:
         notes.append("not verified")
@@ -123,7 +129,8 @@ def _tell(
         norms = measured["update_norm"]
         above = int((norms > limits).sum())
         text += f" Update norms {norms.min():.3g} to {norms.max():.3g}, {above} above the limit."
-    return f"{text} {'; '.join(notes).capitalize()}."
+    said = "; ".join(notes)
+    return f"{text} {said[:1].upper()}{said[1:]}."
 
 
 def _start_panels(title: str, *, alt: str, n_subjects: int, n_panels: int, notes: list[str]) -> Figure:
@@ -134,9 +141,10 @@ def _start_panels(title: str, *, alt: str, n_subjects: int, n_panels: int, notes
     figure.set_subplots(
         1 + n_panels, 1, shared_xaxes=True, vertical_spacing=GAP / plot, row_heights=[h / plot for h in heights]
     )
-    figure.update_layout(margin_t=figure.layout.margin.t + 16 * len(notes) - 8)
+    lines = [line for note in notes for line in textwrap.wrap(note, NOTE_WIDTH)]
+    figure.update_layout(margin_t=figure.layout.margin.t + 16 * len(lines) - 8)
     figure.add_annotation(
-        text="<br>".join(notes),
+        text="<br>".join(lines),
         **{"xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": 1, "yanchor": "bottom", "yshift": 4},
         **{"showarrow": False, "align": "left", "font": {"size": 12, "color": "#57606a"}},
     )
@@ -146,6 +154,7 @@ def _start_panels(title: str, *, alt: str, n_subjects: int, n_panels: int, notes
 def _add_subjects(figure: Figure, rows: pd.DataFrame, subjects: list[str]) -> None:
     """Add a row per subject with a mark for each of its attempts."""
     taken = rows.assign(subject=rows["subjects"]).explode("subject").reset_index(drop=True)
+    labels = {escape(subject): escape(label) for subject, label in shorten_names(subjects).items()}
     size = np.where(taken["level"] == "batch", BATCH_SIZE, SINGLE_SIZE)
     add_decisions(figure, taken, y=taken["subject"].map(escape), row=1, size=size, names=taken["subject"])
     figure.update_yaxes(
@@ -156,8 +165,9 @@ def _add_subjects(figure: Figure, rows: pd.DataFrame, subjects: list[str]) -> No
             "row": 1,
             "col": 1,
         },
-        **{"categoryorder": "array", "categoryarray": [escape(subject) for subject in subjects]},
-        **{"range": [len(subjects) - 0.4, -0.6], "tickfont": {"size": 12 if len(subjects) <= 25 else 9}, "dtick": 1},
+        **{"categoryorder": "array", "categoryarray": list(labels), "tickvals": list(labels)},
+        **{"ticktext": list(labels.values())},
+        **{"range": [len(subjects) - 0.4, -0.6], "tickfont": {"size": 12 if len(subjects) <= 25 else 9}},
     )
 
 

@@ -47,7 +47,8 @@ def _draw_evidence(material: Material) -> Iterator[str]:
     attempts = material.attempts
     rejected, norms = attempts["decision"] != "accepted", attempts["update_norm"]
     verified = int(attempts["fp"].notna().sum())
-    if attempts["norm_limit"].notna().any() or (not verified and (norms > 0).any()):
+    measured = (np.isfinite(norms) & (norms > 0)).any()
+    if measured and (attempts["norm_limit"].notna().any() or not verified):
         ratio = norms[rejected].median() / norms[~rejected].median()
         title = f"Rejected updates are {_tell_size(ratio)} times as large as accepted ones (medians)"
         title = title if np.isfinite(ratio) else "Update norms of all attempts"

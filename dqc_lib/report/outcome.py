@@ -143,7 +143,7 @@ def _label_groups(table: pd.DataFrame) -> pd.Index:
 def _tell_interval(value: float, low: float, high: float, *, decimals: int = 2) -> str:
     if pd.isna(value):
         return "n/a"
-    value, low, high = (f"{number:.{decimals}f}" for number in (value, low, high))
+    value, low, high = (f"{number:z.{decimals}f}" for number in (value, low, high))
     return value if low == "nan" else f"{value} ({low} to {high})"
 
 

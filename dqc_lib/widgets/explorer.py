@@ -182,7 +182,7 @@ class LedgerExplorer:
         self._overview.try_to_show(
             lambda: draw_center_overview(
                 self._ledger,
-                title=f"Share of attempts rejected, cycles {first} to {last}",
+                title=f"Rejected attempts, cycles {first} to {last}",
                 cohort=self._cohort,
                 cycles=(first, last),
                 sort_by=self.sort_by.value,
@@ -191,7 +191,7 @@ class LedgerExplorer:
         self._surface.try_to_show(
             lambda: draw_verification_surface(
                 rows,
-                title="How every verified attempt moved the error rates",
+                title="How verified attempts moved the rates",
                 denominators=self._denominators,
                 acquittal=self._acquittal,
             )
