@@ -6,6 +6,7 @@ not import Keras.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ def import_keras():
                 import keras
 
                 keras.ops.zeros(1)  # the backend looks for its devices now, not later
+                # Several models in one process are no mistake, but TensorFlow's log takes them for one.
+                logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.getMessage())
             finally:
                 os.dup2(before, 2)
                 os.close(before)

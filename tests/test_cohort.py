@@ -499,13 +499,17 @@ def test_centers_without_verification_subjects_are_said_once():
     roles = ["train", "verification", "verification", "test", "train", "train"]
     notes = check_roles(make_cohort(sizes, role=roles))
     assert notes == ["2 centers train without verification subjects, judged by the other centers: B, C."]
-    assert check_roles(make_cohort({"A": (2, 2)}, role=roles[:4])) == []
+    roles = [*roles[:4], "verification", "test", "train", "verification"]
+    assert check_roles(make_cohort({"A": (2, 2), "B": (2, 2)}, role=roles)) == []
 
 
 def test_undefined_rates_and_absent_test_subjects_are_noted():
     notes = check_roles(make_cohort({"A": (2, 1)}, role=["train", "verification", "train"]))
-    assert notes[0] == "No verification subject has diagnosis 1, so the false-negative rate is undefined."
-    assert notes[1] == "No subject has the role 'test', so there are no test figures."
+    assert notes == [
+        "Only one center trains, A: the model has nowhere to travel to.",
+        "No verification subject has diagnosis 1, so the false-negative rate is undefined.",
+        "No subject has the role 'test', so there are no test figures.",
+    ]
 
 
 @pytest.mark.parametrize("missing", ["train", "verification"])
@@ -515,3 +519,31 @@ def test_a_cohort_without_training_or_verification_subjects_is_refused(missing):
         check_roles(make_cohort(role=role))
     with pytest.raises(ValueError, match="column 'role' is missing; expected"):
         check_roles(make_cohort())
+
+
+@pytest.mark.parametrize("word", ["none", "No", "0", " good "])
+def test_a_word_for_no_harm_is_not_taken_for_a_kind_of_harm(word):
+    with pytest.raises(ValueError, match=r"harm is .*expected '' \(n/a in a file\) for a good image"):
+        make_cohort(harm=["", word] + [""] * (len(make_table()) - 2))
+
+
+def test_a_cohort_with_one_class_to_train_on_is_refused_before_it_trains():
+    table = make_table()
+    cohort = make_cohort(role=["verification"] + ["train"] * (len(table) - 1), diagnosis=1)
+    with pytest.raises(ValueError, match="training subjects have the diagnosis disease; expected both classes"):
+        check_roles(cohort)
+
+
+def test_a_single_center_has_nowhere_to_send_the_model():
+    cohort = split_by_subject(make_cohort({"A": (6, 6)}), seed=0)
+    assert "Only one center trains, A: the model has nowhere to travel to." in check_roles(cohort)
+
+
+def test_the_hint_says_how_to_name_other_words_and_codes(tmp_path):
+    make_bids(tmp_path, ["sub-1\tA\tAD\tF\t61\tX", "sub-2\tB\tHC\tM\t58\tY"])
+    with pytest.raises(ValueError, match=r"diagnosis is 'AD'; expected .*\(other words: positive=\.\.\. and negative="):
+        read_bids(tmp_path)
+    path = make_csv(tmp_path, ["P1,S1,images/a.nii.gz,1,1,61"])
+    with pytest.raises(ValueError, match=r"sex is '1'; expected .*sex_codes="):
+        read_published_csv(path)
+    assert list(read_published_csv(path, sex_codes={0: "F", 1: "M"}).table["sex"]) == ["M"]

@@ -235,7 +235,7 @@ def test_hostile_titles_and_figure_texts_show_as_text(tmp_path):
     assert "A &amp; alert(1) B</a>" in index
     page = (tmp_path / "gallery" / "00_a.html").read_text()
     assert page.count("<script") == page.count("</script>") == 4  # the heading's (empty), the data, plotly.js, ours
-    assert 'aria-label="Figure: &quot;&gt;x"' in draw_figure(figure)
+    assert 'aria-label="Figure: &quot;&gt;&lt;b&gt;x"' in draw_figure(figure)
 
 
 def test_a_control_is_replaced_by_a_sentence():

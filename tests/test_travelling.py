@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from dqc_lib.cohort import Cohort, read_bids, write_bids
+from dqc_lib.fisher import GradientScale
 from dqc_lib.ledger import Ledger
 from dqc_lib.networks import build_sfcn
 from dqc_lib.quality import CalibratedRule, Counts, PublishedRule, WatchingRule, replay
@@ -808,10 +809,15 @@ def test_all_arms_start_from_the_same_clean_pretraining(arms, cohort):
         pd.testing.assert_frame_equal(before, early)
 
 
+def watch_nothing(engine, *args, **options):
+    engine.scale = GradientScale()
+    engine.scale.add(np.ones(3), fold="nowhere")
+
+
 def test_harmful_images_have_no_part_in_the_frozen_statistics(cohort, tmp_path, monkeypatch):
     out = []
     monkeypatch.setattr(study.Study, "_travel", lambda *args, **options: None)
-    monkeypatch.setattr(study, "watch", lambda *args, **options: None)
+    monkeypatch.setattr(study, "watch", watch_nothing)
     monkeypatch.setattr(LocalCenters, "freeze", lambda self, *, exclude: out.append(exclude))
     open_study(cohort, tmp_path).pretrain()
     assert out == [cohort.harmful]
@@ -873,7 +879,7 @@ def test_an_image_with_other_voxels_makes_another_run(tmp_path, monkeypatch):
     cohort = write_cohort(tmp_path / "cohort")
     ran = []
     monkeypatch.setattr(study.Study, "_travel", lambda self, run, *args, **options: ran.append(run.path))
-    monkeypatch.setattr(study, "watch", lambda *args, **options: None)
+    monkeypatch.setattr(study, "watch", watch_nothing)
     tiny = open_study(cohort, tmp_path / "runs")
     tiny.pretrain()
     assert len(set(ran)) == 1
@@ -882,6 +888,17 @@ def test_an_image_with_other_voxels_makes_another_run(tmp_path, monkeypatch):
     write_volume(cohort.table["path"][0], np.arange(16**3).reshape(SHAPE).astype(np.float32), affine=np.eye(4))
     tiny.pretrain()
     assert len(set(ran)) == 2
+
+
+def test_limits_far_above_all_watched_updates_are_warned_of(arms, cohort, caplog):
+    tiny = open_study(cohort, arms[0])
+    tiny.make_rule("calibrated", reach=0.0)
+    assert not [record for record in caplog.records if "limits" in record.getMessage()]
+    rule = tiny.make_rule("calibrated", reach=50.0)
+    watched = tiny.pretrain().ledger.query("stage == 'watch'")["update_norm"].max()
+    times = min(rule.limits.values()) / watched
+    assert times > 10
+    assert f"lie {times:.0f} times above the largest watched update" in caplog.records[-1].getMessage()
 
 
 def test_a_study_says_which_centers_cannot_verify(cohort, tmp_path, caplog):

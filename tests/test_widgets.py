@@ -290,6 +290,24 @@ def test_a_cohort_of_other_subjects_is_refused(cohort):
         LedgerExplorer(make_ledger([(0, "batch", "A", "a1 z9", "accepted")]), cohort=cohort)
 
 
+def test_a_cohort_with_a_subject_at_another_center_is_refused(cohort):
+    table = cohort.table.replace({"center": {"B": "D"}})
+    with pytest.raises(ValueError, match="subject 'b1' is of center 'B' in the ledger and of 'D' in the cohort"):
+        LedgerExplorer(make_ledger(), cohort=cohort.replace(table))
+
+
+def test_what_is_no_ledger_and_no_cohort_is_named(cohort):
+    with pytest.raises(TypeError, match=r"ledger is of type Cohort; expected a DataFrame such as arm\.ledger"):
+        LedgerExplorer(cohort)
+    with pytest.raises(TypeError, match=r"cohort is of type str; expected a Cohort such as study\.cohort"):
+        LedgerExplorer(make_ledger(), cohort="my_study")
+
+
+def test_a_subject_that_was_never_tried_has_no_story(explorer):
+    with pytest.raises(KeyError, match="subject 'z9' is in no attempt"):
+        explorer.describe("z9")
+
+
 # the viewer of volumes
 
 
@@ -360,6 +378,11 @@ def test_a_constant_volume_can_be_looked_at():
 def test_it_shows_one_to_four_volumes(number):
     with pytest.raises(ValueError, match=f"expected one to 4 volumes, came {number}"):
         SliceViewer({str(at): make_volume() for at in range(number)})
+
+
+def test_what_is_no_volume_is_named():
+    with pytest.raises(TypeError, match=r"expected a Volume for every label.*came \{'bad': 'ndarray'\}"):
+        SliceViewer({"good": make_volume(), "bad": np.zeros((3, 3, 3))})
 
 
 def test_it_displays_itself_as_a_widget(monkeypatch):

@@ -16,6 +16,10 @@ from dqc_lib.cohort.table import OPTIONAL, Cohort, check_column, quote_values
 MISSING = ("", "n/a", "nan", "na")
 BIDS_NAME = "'sub-' and letters or digits"
 BIDS_PATTERN = r"sub-[A-Za-z0-9+_-]+"
+HINTS = {
+    "diagnosis": "other words: positive=... and negative=...",
+    "sex": "other codes in a published table: sex_codes=...",
+}
 SEX_WORDS = {"F": "F", "M": "M", "female": "F", "male": "M"}
 BIDS_COLUMNS = {"participant_id": "subject", "site": "center"} | {
     name: name for name in ("diagnosis", "sex", "age", "scanner", *OPTIONAL)
@@ -70,7 +74,8 @@ def read_cohort(
     if os.path.isdir(path):
         return read_bids(path, positive=positive, negative=negative)
     if not os.path.exists(path):
-        raise FileNotFoundError(f"{path}: no such file or folder; expected a BIDS folder or a published CSV")
+        where = os.path.abspath(path)
+        raise FileNotFoundError(f"{where}: no such file or folder; expected a BIDS folder or a published CSV")
     return read_published_csv(path, image_root=image_root, sex_codes=sex_codes)
 
 
@@ -129,7 +134,7 @@ def read_published_csv(
     image_root : path, optional
         What a relative Path starts from; the folder of the CSV unless given.
     sex_codes : mapping, optional
-        Meaning of numeric codes, for instance {"0": "F", "1": "M"}. The words F, M, female and male need none.
+        Meaning of numeric codes, for instance {0: "F", 1: "M"}. The words F, M, female and male need none.
 
     Raises
     ------
@@ -140,7 +145,8 @@ def read_published_csv(
     """
     source = Path(os.path.abspath(path))
     table = _read_rows(source, PUBLISHED_COLUMNS, delimiter=",").assign(scanner="unknown")
-    table = _decode_table(table, source, diagnosis={"1": 1, "0": 0}, sex=SEX_WORDS | dict(sex_codes or {}))
+    codes = {str(code): word for code, word in (sex_codes or {}).items()}
+    table = _decode_table(table, source, diagnosis={"1": 1, "0": 0}, sex=SEX_WORDS | codes)
     root = Path(os.path.abspath(image_root)) if image_root is not None else source.parent
     table["path"] = [os.path.abspath(root / value) for value in table["path"]]
     for subject, image in zip(table["subject"], table["path"], strict=True):
@@ -195,7 +201,10 @@ def _decode_table(table: pd.DataFrame, source: Path, **codes: Mapping[str, objec
         for subject, key, value in zip(table["subject"], keys, table[column], strict=True):
             if key not in lookup:
                 came = f"is {value!r}" if value else "is missing"
-                raise ValueError(f"{source}: subject {subject!r}: {column} {came}; expected {quote_values(meanings)}")
+                raise ValueError(
+                    f"{source}: subject {subject!r}: {column} {came}; expected {quote_values(meanings)}"
+                    f" ({HINTS[column]})"
+                )
         decoded[column] = [lookup[key] for key in keys]
     return table.assign(**decoded)
 

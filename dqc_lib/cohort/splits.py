@@ -18,7 +18,7 @@ def check_roles(cohort: Cohort) -> list[str]:
     Raises
     ------
     ValueError
-        If there are no roles, or no subject at all for training or for verification.
+        If there are no roles, no subject at all for training or for verification, or one class only to train on.
     """
     table = cohort.table
     if "role" not in table:
@@ -30,9 +30,17 @@ def check_roles(cohort: Cohort) -> list[str]:
             raise ValueError(
                 f"no subject has the role {role!r}; expected at least one, came {quote_values(table['role'].unique())}"
             )
-    verification = table[table["role"] == "verification"]
+    verification, train = table[table["role"] == "verification"], table[table["role"] == "train"]
+    if train["diagnosis"].nunique() == 1:
+        known = "disease" if train["diagnosis"].iloc[0] else "control"
+        raise ValueError(
+            f"all {len(train)} training subjects have the diagnosis {known}; expected both classes (are the words for "
+            "disease and control the right ones?)"
+        )
     silent = table.loc[(table["role"] == "train") & ~table["center"].isin(verification["center"]), "center"].unique()
     notes = []
+    if train["center"].nunique() == 1:
+        notes.append(f"Only one center trains, {train['center'].iloc[0]}: the model has nowhere to travel to.")
     if len(silent):
         noun = "center trains" if len(silent) == 1 else "centers train"
         notes.append(

@@ -16,6 +16,7 @@ COLUMNS = REQUIRED + OPTIONAL
 ROLES = ("train", "verification", "test")
 PLACEMENTS = ("", "center", "single")
 MAX_AGE = 130.0
+NO_HARM = ("none", "no", "0", "false", "good", "clean")  # words that mean a good image, which is ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +161,9 @@ def check_table(table: pd.DataFrame) -> None:
     for name in ("scanner", "path", "harm"):
         if name in table:
             check_column(table, name, [isinstance(value, str) for value in table[name]], "a text")
+    if "harm" in table:
+        named = table["harm"].str.strip().str.lower()
+        check_column(table, "harm", ~named.isin(NO_HARM), "'' (n/a in a file) for a good image, or the kind of harm")
     for name, allowed in (("role", ROLES), ("placement", PLACEMENTS)):
         if name in table:
             check_column(table, name, table[name].isin(allowed), quote_values(allowed))

@@ -264,6 +264,7 @@ def _choose_gaps(gaps: pd.DataFrame, metric: str, subgroup: str | None) -> pd.Da
     if rows.empty:
         raise KeyError(f"metric is {metric!r}; expected one of {list(gaps['metric'].unique())}")
     known = list(rows["subgroup"].unique())
+    subgroup = subgroup and subgroup.replace("_", " ")  # "age_band", as it was asked for
     if subgroup is not None and subgroup not in known:
         raise KeyError(f"subgroup is {subgroup!r}; expected one of {known}")
     rows = rows if subgroup is None else rows[rows["subgroup"] == subgroup]

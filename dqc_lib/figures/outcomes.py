@@ -91,7 +91,7 @@ def draw_history(
         figure.add_vrect(x0=first - 0.5, x1=control_start - 0.5, fillcolor="#000000", opacity=0.07, line_width=0)
         figure.add_annotation(
             **{"x": first - 0.3, "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "top"},
-            text="pre-training, good images only",
+            text="pre-training",
             showarrow=False,
         )
     return figure

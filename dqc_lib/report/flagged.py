@@ -138,7 +138,8 @@ def _draw_images(material: Material) -> list[str]:
     if not chosen:
         return [write_paragraph(f"{count(len(gone), 'image')} eliminated; this report was asked to show none of them.")]
     said = (
-        f"{len(chosen)} of {count(len(gone), 'eliminated image')}, each in the same greys as one that was not flagged."
+        f"{len(chosen)} of {count(len(gone), 'eliminated image')}, each in the same greys as one that was not flagged, "
+        "which is not to say that the latter is good."
     )
     figures = [f'<div class="pairs">{"".join(_draw_pair(material, subject) for subject in chosen)}</div>']
     return [f"<h3>Eliminated images</h3>\n{write_paragraph(said)}", *figures]

@@ -47,7 +47,7 @@ def _tell_auroc(material: Material, arm: str) -> str:
     groups = material.report.groups
     found = groups[(groups["arm"] == arm) & (groups["subgroup"] == "overall") & (groups["metric"] == "auroc")].iloc[0]
     interval = f"95 % interval {found['low']:.2f} to {found['high']:.2f}"
-    interval = f"no interval: {found['note']}" if pd.isna(found["low"]) else interval
+    interval = f"no interval: {found['note'].removeprefix('no interval: ')}" if pd.isna(found["low"]) else interval
     return f"Test AUROC of {arm}, cycle {last['cycle']}: {last['auroc']:.2f} ({n}; {interval})."
 
 

@@ -50,7 +50,8 @@ def write_report(
     Parameters
     ----------
     path : path
-        Of the HTML file; an older one is replaced once the new one is complete.
+        Of the HTML file (some 5 MB, plotly.js included); missing folders are made, and an older file is replaced once
+        the new one is complete.
     study : Study
     controlled : Arm
         The one under quality control, from `study.run("qc", rule=...)`.
@@ -64,10 +65,17 @@ def write_report(
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        If an arm is not a run of this study, two arms share a name, or the controlled arm is under no rule or made no
+    TypeError, IsADirectoryError
+        If `by` or `others` is no list; if the path is a folder.
+    KeyError, FileNotFoundError, ValueError
+        If a column of `by` is not there; if an arm is not a run of this study, two arms share a name, or the controlled
+        arm is under no rule or made no
         attempt.
     """
+    if isinstance(by, str) or isinstance(others, Arm):
+        raise TypeError("by must be a list of columns and others a list of arms; came a single one")
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected the name of a file in it, such as report.html")
     material = Material(study, controlled, tuple(others), tuple(by), most_images)
     sections = [write(material, name, heading) for name, (heading, write) in SECTIONS.items()]
     links = " · ".join(f'<a href="#{name}">{html.escape(heading)}</a>' for name, (heading, _) in SECTIONS.items())

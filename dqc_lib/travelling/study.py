@@ -28,6 +28,7 @@ ARMS = ("clean", "dirty", "qc")
 RULES = ("calibrated", "published")
 METHOD = 2
 """Raised whenever the same settings would give another run, so that folders of before are not taken for it."""
+FAR = 10  # times the largest watched update norm, from where on limits are worth a warning
 SCALE = "scale.npz"  # of the watched cycle, in the folder of the pre-training
 
 
@@ -291,7 +292,15 @@ class Study:
         if name == "published":
             return PublishedRule(**options)
         ledger = self.pretrain().ledger
-        return CalibratedRule.from_watch(ledger[ledger["stage"] == "watch"], **options)
+        watched = ledger[ledger["stage"] == "watch"]
+        rule = CalibratedRule.from_watch(watched, **options)
+        above = min(rule.limits.values()) / watched["update_norm"].max()
+        if above > FAR:
+            logging.getLogger(__name__).warning(
+                f"The limits of the calibrated rule lie {above:.0f} times above the largest watched update: they can "
+                "hardly flag anything; a longer pre-training or more subjects would steady them."
+            )
+        return rule
 
     def open_engine(self, *, measure: bool = False) -> LocalCenters:
         """Return the centers with the pre-trained model, ready for an arm; with `measure`, updates are measured."""

@@ -47,8 +47,9 @@ class LedgerExplorer:
 
     Raises
     ------
-    ValueError
-        If the ledger holds no attempts, or names subjects that the cohort does not have.
+    TypeError, ValueError
+        If `ledger` is no table or `cohort` no Cohort; if the ledger holds no attempts, or names subjects that the
+        cohort does not have, or has at another center.
 
     Attributes
     ----------
@@ -66,6 +67,10 @@ class LedgerExplorer:
         denominators: str = "standard",
         acquittal: int = CalibratedRule.acquittal,
     ) -> None:
+        if not isinstance(ledger, pd.DataFrame):
+            raise TypeError(f"ledger is of type {type(ledger).__name__}; expected a DataFrame such as arm.ledger")
+        if not isinstance(cohort, Cohort | None):
+            raise TypeError(f"cohort is of type {type(cohort).__name__}; expected a Cohort such as study.cohort")
         self._ledger = ledger[ledger["stage"] != "watch"]
         if self._ledger.empty:
             raise ValueError("the ledger holds no attempts; expected at least one to explore")
@@ -87,9 +92,19 @@ class LedgerExplorer:
         self._turn_to_center()
 
     def _refuse_strangers(self) -> None:
-        """Raise where the ledger names subjects that the cohort does not have."""
-        strangers = [name for name in self._fates.index if name not in self._paths]
-        if strangers and self._cohort is not None:
+        """Raise where the ledger names subjects that the cohort does not have, or has at another center."""
+        if self._cohort is None:
+            return
+        centers = self._cohort.table.set_index("subject")["center"]
+        moved = [name for name in self._fates.index if centers.get(name, "") != self._fates["center"][name]]
+        strangers = [name for name in moved if name not in self._paths]
+        if moved and not strangers:
+            there, here = centers[moved[0]], self._fates["center"][moved[0]]
+            raise ValueError(
+                f"subject {moved[0]!r} is of center {here!r} in the ledger and of {there!r} in the cohort; expected "
+                "the cohort of the run"
+            )
+        if strangers:
             raise ValueError(
                 f"the ledger names {len(strangers)} subjects that the cohort does not have, {strangers[0]!r} first; "
                 "expected the cohort of the run"
@@ -158,7 +173,9 @@ class LedgerExplorer:
         return self._ledger[self._ledger["cycle"].between(first, last)]
 
     def describe(self, subject: str) -> str:
-        """Return in words what happened to a subject, over all cycles."""
+        """Return in words what happened to a subject, over all cycles; KeyError for one that was never tried."""
+        if subject not in self._fates.index:
+            raise KeyError(f"subject {subject!r} is in no attempt of the ledger")
         rows = self._ledger[[subject in subjects for subjects in self._ledger["subjects"]]]
         steps = [
             f"cycle {cycle}: {level} {decision}"

@@ -85,6 +85,9 @@ class SliceViewer:
 
     def show(self, volumes: Mapping[str, Volume], *, title: str = "Slices") -> None:
         """Show other volumes at the same place, in their own range of greys."""
+        strange = {label: type(volume).__name__ for label, volume in volumes.items() if not isinstance(volume, Volume)}
+        if strange:
+            raise TypeError(f"expected a Volume for every label, such as read_volume gives; came {strange}")
         if not 1 <= len(volumes) <= MOST_VOLUMES:
             raise ValueError(f"expected one to {MOST_VOLUMES} volumes, came {len(volumes)}: {list(volumes)}")
         self.volumes = {label: (volume.array, volume.spacing) for label, volume in volumes.items()}
