@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
+
+from dqc_lib.phantom import Recipe, write_phantoms
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 EXPECTED = [
@@ -207,3 +210,38 @@ def test_a_mistake_in_your_own_cohort_ends_in_one_clear_error(tmp_path, paramete
     shown = "\n".join(line for output in outputs for line in output.traceback)
     assert said.format(folder=folder) in re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert "Traceback" not in shown and "dqc_lib" not in shown, "no stack of notebook internals"
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A cohort of 24 small phantoms as a BIDS folder, and as a published table with numbers for the sex."""
+    folder = tmp_path_factory.mktemp("foreign") / "bids"
+    sites, recipe = [(5, 5), (4, 4), (3, 3)], Recipe(shape=(16, 16, 16))
+    table = write_phantoms(folder, sites=sites, recipe=recipe, progress=False).table
+    published = {"Subject": table["subject"], "Study": table["center"], "Path": table["path"]}
+    published |= {"Group_bin": table["diagnosis"], "Sex": table["sex"].map({"F": 0, "M": 1}), "Age": table["age"]}
+    pd.DataFrame(published).to_csv(folder.parent / "published.csv", index=False)
+    return folder.parent
+
+
+@pytest.mark.tutorial
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("data", "more"),
+    [
+        ("bids", ["rule=published", "subgroups=['sex', ('sex', 'age_band'), 'scanner']"]),
+        ("published.csv", ["sex_codes={'0': 'F', '1': 'M'}", "subgroups=['sex']", "most_images=0"]),
+    ],
+)
+def test_your_own_cohort_takes_other_cohorts_by_its_parameters_alone(foreign, tmp_path, data, more):
+    command = [sys.executable, str(FOLDER / "execute.py"), "your_own_cohort", "--output", str(tmp_path / "gallery")]
+    short = ["warm_cycles=1", "calm_cycles=1", "control_cycles=2", "seed=1"]
+    for parameter in (f"data={foreign / data}", f"build={tmp_path}", *short, *more):
+        command += ["-p", parameter]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "24 subjects of 3 centers" in page
+    assert f"the {'published' if data == 'bids' else 'calibrated'} rule" in page
+    assert ("vendor A" in page) == (data == "bids"), "a published table knows no scanners"
+    assert str(foreign) not in page
