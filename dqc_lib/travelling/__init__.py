@@ -3,7 +3,8 @@
 from dqc_lib.travelling.local import LocalCenters, Update
 from dqc_lib.travelling.loop import Engine, travel, watch
 from dqc_lib.travelling.plan import Cycle, Schedule, Visit, group_by_center, plan_cycles
-from dqc_lib.travelling.study import Arm, RunFolder, Study
+from dqc_lib.travelling.runs import Arm, RunFolder
+from dqc_lib.travelling.study import Study
 
 __all__ = [
     "Arm",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -14,14 +13,14 @@ from typing import Any
 import pandas as pd
 
 from dqc_lib.cohort import Cohort, check_roles
-from dqc_lib.evaluation import COUNTS, METRICS, evaluate_cycles
 from dqc_lib.fisher import GradientScale
-from dqc_lib.ledger import Ledger, summarize_subjects
+from dqc_lib.ledger import Ledger
 from dqc_lib.networks import build_sfcn, load_sfcn
 from dqc_lib.quality import CalibratedRule, PublishedRule, Rule
-from dqc_lib.travelling.local import LocalCenters, predict_subjects
+from dqc_lib.travelling.local import LocalCenters
 from dqc_lib.travelling.loop import travel, watch
 from dqc_lib.travelling.plan import Schedule
+from dqc_lib.travelling.runs import Arm, RunFolder
 from dqc_lib.volumes import VolumeCache
 
 ARMS = ("clean", "dirty", "qc")
@@ -30,163 +29,6 @@ METHOD = 2
 """Raised whenever the same settings would give another run, so that folders of before are not taken for it."""
 FAR = 10  # times the largest watched update norm, from where on limits are worth a warning
 SCALE = "scale.npz"  # of the watched cycle, in the folder of the pre-training
-
-
-class RunFolder:
-    """Everything one run leaves: settings, ledger, predictions on the test subjects and the model of each cycle.
-
-    Parameters
-    ----------
-    path : path
-        Made if missing.
-    settings : mapping
-        JSON-compatible description of the run. A folder that holds a run with other settings is refused; one that
-        holds this run unfinished is begun anew; one that holds it finished is left as it is.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds another run, or files that are none.
-    """
-
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
-        self.path = Path(path)
-        self._note = self.path / "run.json"
-        wanted = json.loads(json.dumps(settings))
-        if self._note.exists():
-            found = json.loads(self._note.read_text(encoding="utf-8"))["settings"]
-            if found != wanted:
-                keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-                raise ValueError(
-                    f"{self.path} holds another run, with other {', '.join(keys)}; choose another folder or remove it"
-                )
-        elif self.path.exists() and any(file.name != "run.partial" for file in self.path.iterdir()):
-            raise ValueError(f"{self.path} holds files that are not a run (no run.json); choose an empty folder")
-        self._settings = wanted
-        if not self.finished:
-            self._begin()
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run came to its end."""
-        return self._note.exists() and json.loads(self._note.read_text(encoding="utf-8"))["finished"]
-
-    def _begin(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        for name in ("ledger.jsonl", "predictions.csv", *(file.name for file in self.path.glob("cycle-*.keras"))):
-            (self.path / name).unlink(missing_ok=True)
-        self._write_note(finished=False)
-
-    def finish(self) -> None:
-        """Mark the run as complete."""
-        self._write_note(finished=True)
-
-    def _write_note(self, *, finished: bool) -> None:
-        aside = self._note.with_suffix(".partial")
-        aside.write_text(
-            json.dumps({"finished": finished, "settings": self._settings}, indent=2) + "\n", encoding="utf-8"
-        )
-        aside.replace(self._note)
-
-    @property
-    def ledger_path(self) -> Path:
-        """The ledger's file."""
-        return self.path / "ledger.jsonl"
-
-    def model_path(self, cycle: int) -> Path:
-        """Return the file of the model after a cycle."""
-        return self.path / f"cycle-{cycle:03d}.keras"
-
-    def record_cycle(self, engine: LocalCenters, *, arm: str, cycle: int) -> None:
-        """Save the model after a cycle and its scores on the test subjects; a cycle recorded again replaces itself."""
-        engine.save(self.model_path(cycle))
-        rows = engine.score("test").assign(arm=arm, cycle=cycle)
-        before = self.read_predictions().query("cycle != @cycle")
-        pd.concat([before, rows] if len(before) else [rows]).to_csv(self.path / "predictions.csv", index=False)
-
-    def read_predictions(self) -> pd.DataFrame:
-        """Return the scores on the test subjects by arm and cycle; empty before the first cycle."""
-        path = self.path / "predictions.csv"
-        if not path.exists():
-            return pd.DataFrame({"cycle": pd.Series(dtype=int)})
-        names = dict.fromkeys(("subject", "center", "scanner", "arm"), str)  # "007" and "NA" are names too
-        return pd.read_csv(path, dtype=names, keep_default_na=False, na_values={"score": [""]})
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What one arm of a study came to.
-
-    Parameters
-    ----------
-    name : str
-        "clean", "dirty", "qc", or the name given to the run.
-    ledger : DataFrame
-        `Ledger.to_frame()`.
-    predictions : DataFrame
-        Scores on the test subjects by cycle.
-    folder : Path
-        Where it lies, models of each cycle included.
-    """
-
-    name: str
-    ledger: pd.DataFrame
-    predictions: pd.DataFrame
-    folder: Path
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """Metrics on the test subjects by cycle and subgroup, see `evaluate_cycles`; no rows without test subjects."""
-        if self.predictions.empty:
-            return pd.DataFrame(columns=["arm", "cycle", "subgroup", "group", *COUNTS, *METRICS])
-        return evaluate_cycles(self.predictions)
-
-    @property
-    def eliminated(self) -> frozenset[str]:
-        """Subjects eliminated for good."""
-        summary = summarize_subjects(self.ledger[self.ledger["stage"] != "watch"])
-        return frozenset(summary.index[summary["eliminated"]])
-
-    def auroc(self) -> float:
-        """Return the test AUROC after the last cycle; NaN where the cohort has no test subjects."""
-        rows = self.history.query("subgroup == 'overall'")
-        return float(rows.loc[rows["cycle"].idxmax(), "auroc"]) if len(rows) else float("nan")
-
-    def score(self, cohort: Cohort) -> pd.DataFrame:
-        """Return how the arm's model of each cycle scores other subjects than those of the study.
-
-        Parameters
-        ----------
-        cohort : Cohort
-            Volumes of the shape that the model was trained on.
-
-        Returns
-        -------
-        DataFrame
-            The columns of `predictions`: one row per subject and cycle of the arm's own, without those before it.
-
-        Raises
-        ------
-        ValueError, FileNotFoundError
-            If the arm trained on one of the subjects, the volumes have another shape, or its models are gone.
-        """
-        volumes = VolumeCache(cohort.table.set_index("subject")["path"].to_dict())
-        rows = cohort.table.drop(columns=["path", "harm", "placement"], errors="ignore")
-        met = set(self.ledger["subjects"].explode()) & set(rows["subject"])
-        if met:
-            raise ValueError(f"the arm {self.name!r} has met {len(met)} of the subjects, {min(met)!r} first")
-        paths = sorted(self.folder.glob("cycle-*.keras"))
-        if not paths:
-            raise FileNotFoundError(f"{self.folder} holds no model of any cycle; expected the folder of a finished run")
-        model = load_sfcn(paths[0])
-        if tuple(model.input_shape[1:4]) != tuple(volumes.shape):
-            raise ValueError(f"the arm's model expects volumes of {model.input_shape[1:4]}, came {volumes.shape}")
-        parts = []
-        for path in paths:
-            model.load_weights(path)  # into the same model, whose graph is built once
-            scores = predict_subjects(model, volumes, list(rows["subject"]))
-            parts.append(rows.assign(score=scores, arm=self.name, cycle=int(path.stem.removeprefix("cycle-"))))
-        return pd.concat(parts, ignore_index=True)
 
 
 class Study:
