@@ -18,7 +18,7 @@ FLOORS = (
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 BACKENDS = {"tensorflow", "torch", "jax"}
-HEAVY = {"keras", "SimpleITK", "plotly", "scipy", "sklearn", "nilearn", "fairlearn", "ipywidgets"}
+HEAVY = {"keras", "SimpleITK", "plotly", "scipy", "sklearn", "nilearn", "fairlearn", "ipywidgets", "cleanlab"}
 MOST_LINES = 350
 
 
