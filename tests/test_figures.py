@@ -162,7 +162,7 @@ def test_every_entry_of_the_legend_says_n(name):
     assert not [entry for entry in entries if "n = " not in entry and entry not in (LIMIT, TOLERATED)]
 
 
-LIMIT, TOLERATED = "limit, by number of images", "tolerated increase"
+LIMIT, TOLERATED = "limit of the rule", "tolerated increase"
 
 
 def test_a_long_title_is_wrapped_into_lines_of_like_length():
@@ -423,11 +423,11 @@ def test_update_norms_are_on_a_log_axis_with_the_limits_of_the_rule():
     assert list(get_trace(figure, "accepted").y) == [100, 300, 90]
     limits = [trace for trace in figure.data if trace.name == LIMIT]
     assert [(trace.y[0], trace.showlegend) for trace in limits] == [(800, True), (900, False)]
-    assert "800 for n = 1, 900 for n = 2" in figure.layout.meta["alt"]
+    assert "limits of the rule: 800, 900" in figure.layout.meta["alt"]
 
 
 def test_limits_given_take_the_place_of_the_recorded_ones():
-    figure = figures.draw_update_norms(LEDGER, title="t", limits={5: 400.0})
+    figure = figures.draw_update_norms(LEDGER, title="t", limits=[400.0])
     assert [trace.y[0] for trace in figure.data if trace.name == LIMIT] == [400]
 
 

@@ -30,6 +30,7 @@ SCHEDULE = Schedule(warm_cycles=1, calm_cycles=0, control_cycles=2, batch_size=2
 ALL_DRAWN = "[...document.querySelectorAll('.plotly-figure')].every(box => box.querySelector('.main-svg'))"
 PUBLISHED = "PublishedRule(tolerance=0.02, denominators='published')"
 ROLES = {"train": 4, "verification": 2, "test": 10}
+VERIFICATION = pd.DataFrame(columns=["cycle", "fp", "n_neg", "fn", "n_pos"], dtype=int)
 
 
 def make_cohort(folder, *, centers=("north", "south", "west"), roles=ROLES, names="sub-{}", diseased=lambda at: at % 2):
@@ -97,7 +98,8 @@ def make_arm(folder, cohort, *, name="qc", arm="qc", rule="PublishedRule(toleran
     right = np.where(test["diagnosis"] == 1, 0.9, 0.1)
     score = np.where(test["subject"].isin(wrong), 1 - right, right)
     cycles = [test.assign(arm=name, cycle=cycle, score=score if cycle == 2 else 0.5) for cycle in range(3)]
-    return Arm(name, make_ledger(*(list_attempts(cohort) if rows is None else rows)), pd.concat(cycles), path)
+    ledger = make_ledger(*(list_attempts(cohort) if rows is None else rows))
+    return Arm(name, ledger, pd.concat(cycles), VERIFICATION, path)
 
 
 def make_study(cohort, folder):
@@ -415,7 +417,7 @@ def test_arms_that_do_not_fit_are_refused(cohort, tmp_path):
     refuse(ValueError, "arms must have different names, came \\['qc', 'qc'\\]", controlled=good, others=[good])
     refuse(ValueError, "arm 'idle' made no attempt; expected at least one control cycle", controlled=idle)
     refuse(ValueError, "most_images must be at least 0, got -1", controlled=good, most_images=-1)
-    lost = Arm("lost", good.ledger, good.predictions, tmp_path / "nowhere")
+    lost = replace(good, name="lost", folder=tmp_path / "nowhere")
     refuse(FileNotFoundError, "arm 'lost': no .*run.json; expected the folder of a run", controlled=lost)
     refuse(KeyError, "shoe size", controlled=good, by=["shoe size"])
     assert not (tmp_path / "no.html").exists()

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +12,10 @@ import pandas as pd
 import pytest
 
 from dqc_lib.cohort import Cohort, read_bids, write_bids
-from dqc_lib.fisher import GradientScale
+from dqc_lib.fisher import FLOOR, GradientScale
 from dqc_lib.ledger import Ledger
 from dqc_lib.networks import build_sfcn
-from dqc_lib.quality import CalibratedRule, Counts, PublishedRule, WatchingRule, replay
+from dqc_lib.quality import CalibratedRule, Counts, DriftGuard, PublishedRule, Verdict, WatchingRule, replay
 from dqc_lib.travelling import (
     Cycle,
     LocalCenters,
@@ -24,6 +26,7 @@ from dqc_lib.travelling import (
     Visit,
     group_by_center,
     local,
+    loop,
     plan_cycles,
     study,
     travel,
@@ -65,6 +68,10 @@ class ScriptedCenters:
 
     def set_learning_rate(self, rate):
         self.calls.append(("rate", rate))
+
+    def adjust_unit(self):
+        self.calls.append(("unit",))
+        return 1.0
 
     def names(self):
         """Return the calls by name alone."""
@@ -116,7 +123,7 @@ def test_a_rejected_batch_is_rolled_back_and_its_images_are_tried_alone():
     before = [("snapshot",), asked, ("restore",), asked, ("restore",)]  # nobody had verified the model before that step
     first = [("snapshot",), ("train", "A", ("a1",)), asked]
     second = [("snapshot",), ("train", "A", ("bad",)), asked, ("restore",)]
-    assert engine.calls == [("rate", 0.1), *whole, *before, ("restore",), *first, *second]
+    assert engine.calls == [("rate", 0.1), ("unit",), *whole, *before, ("restore",), *first, *second]
     assert engine.steps == (("a1",),), "only the accepted image may stay in the model"
     assert docket.due == {"bad": 2}
 
@@ -203,7 +210,7 @@ def test_excluded_subjects_are_never_trained_on_and_an_emptied_batch_is_no_attem
 def test_a_model_that_travels_unguarded_is_never_verified_and_never_rolled_back():
     engine = ScriptedCenters(count_harm("bad"))
     ledger, docket = run_loop(engine, make_plan(["A: a1 bad", "B: b1"], ["A: bad"]))
-    assert engine.names() == ["rate", "train", "train", "rate", "train"]
+    assert engine.names() == ["rate", "unit", "train", "train", "rate", "unit", "train"]
     assert all(row["fp"] is None and row["reference_fp"] is None for row in ledger.rows)
     assert not docket.due
 
@@ -262,9 +269,9 @@ def test_the_calibrated_rule_verifies_only_suspects_and_the_model_before_them():
     norms = {("a1",): 1.0, ("a2",): 9.0, ("a3",): 9.0, ("a4",): 5.0, ("a5",): 9.0}
     engine = ScriptedCenters(lambda steps: Counts(max(0, 8 - len(steps)), 10, 0, 10), norms=norms)
     plan = make_plan(["A: a1", "A: a2", "A: a3", "A: a4", "A: a5"])
-    ledger, _ = run_loop(engine, plan, rule=CalibratedRule({1: 5.0}, acquittal=1))
+    ledger, _ = run_loop(engine, plan, rule=CalibratedRule(5.0, acquittal=1))
     harmless = ["snapshot", "train"]
-    assert engine.names() == ["rate", *harmless, *SUSPECT, *SUSPECT, *harmless, *SUSPECT]
+    assert engine.names() == ["rate", "unit", *harmless, *SUSPECT, *SUSPECT, *harmless, *SUSPECT]
     assert [(row["reference_fp"], row["fp"]) for row in ledger.rows] == [
         (None, None),
         (7, 6),
@@ -282,14 +289,14 @@ def test_a_suspect_is_judged_by_its_step_without_the_momentum_of_others():
         return Counts(5 - sum(2 if "alone" in step else -1 for step in steps), 10, 0, 10)
 
     engine = ScriptedCenters(answer, norms={("a1",): 9.0})
-    ledger, _ = run_loop(engine, make_plan(["A: a1"]), rule=CalibratedRule({1: 5.0}, acquittal=1))
+    ledger, _ = run_loop(engine, make_plan(["A: a1"]), rule=CalibratedRule(5.0, acquittal=1))
     assert [(row["reference_fp"], row["fp"], row["decision"]) for row in ledger.rows] == [(5, 3, "accepted")]
     assert engine.steps == (("a1",),)
 
 
 def test_a_suspect_that_is_not_acquitted_leaves_no_trace_in_the_model():
     engine = ScriptedCenters(norms={("a1",): 1.0, ("bad",): 9.0})
-    plan, rule = make_plan(["A: a1", "A: bad", "A: a1"]), CalibratedRule({1: 5.0}, acquittal=1)
+    plan, rule = make_plan(["A: a1", "A: bad", "A: a1"]), CalibratedRule(5.0, acquittal=1)
     ledger, docket = run_loop(engine, plan, rule=rule, closing_revisit=False)
     assert read_rows(ledger) == [
         "0 batch a1: accepted",
@@ -299,11 +306,84 @@ def test_a_suspect_that_is_not_acquitted_leaves_no_trace_in_the_model():
     ]
     again = [name for at, name in enumerate(SUSPECT) if at != SUSPECT.index("verify")]  # the model before is known now
     assert engine.names() == [
-        "rate", "snapshot", "train", *SUSPECT, "restore", *again, "restore", "snapshot", "train",
+        "rate", "unit", "snapshot", "train", *SUSPECT, "restore", *again, "restore", "snapshot", "train",
     ]  # fmt: skip
     assert engine.steps == (("a1",), ("a1",))
     assert set(docket.due) == {"bad"}
     assert [row["reference_fp"] for row in ledger.rows] == [None, 0, 0, None]
+
+
+class NotingRule:
+    """Flags whoever is named, and notes for every attempt whether its center was pooled."""
+
+    asks, isolates = frozenset(), False
+
+    def __init__(self, engine, *flagged):
+        self.engine, self.flagged, self.noted = engine, set(flagged), []
+
+    def suspects(self, *, n, update_norm, pooled=False):
+        if self.engine.names()[-1] == "train":  # asked before the step too, whether there must be a way back
+            _, center, subjects = self.engine.calls[-1]
+            self.noted.append(("suspects", center, " ".join(subjects), pooled))
+        return True
+
+    def judge(self, *, n, update_norm, before, after, pooled=False):
+        subjects = self.engine.steps[-1]
+        self.noted.append(("judge", " ".join(subjects), pooled))
+        return Verdict(not self.flagged.isdisjoint(subjects))
+
+
+def test_the_rule_is_told_exactly_while_most_images_of_the_center_are_flagged():
+    engine = ScriptedCenters()
+    rule = NotingRule(engine, "a0", "a1", "a2")
+    first = ["A: a0", "A: a1", "B: b0", "A: a2", "A: a3", "B: b0", "A: a4", "A: a5"]
+    run_loop(engine, make_plan(first, ["A: a3", "B: b0"]), rule=rule, revisit_after=1, closing_revisit=False)
+    asked = [note[1:] for note in rule.noted if note[0] == "suspects"]
+    assert asked == [
+        ("A", "a0", False), ("A", "a0", False), ("A", "a1", False), ("A", "a1", False), ("B", "b0", False),
+        ("A", "a2", False), ("A", "a2", False),
+        ("A", "a3", True), ("B", "b0", False), ("A", "a4", True), ("A", "a5", True),  # three of six are flagged
+        ("A", "a3", True), ("B", "b0", False), ("A", "a0", True), ("A", "a1", True), ("A", "a2", True),  # the revisits
+    ]  # fmt: skip
+    judged = [note[1:] for note in rule.noted if note[0] == "judge"]
+    assert judged == [(subject, pooled) for _, subject, pooled in asked]
+
+
+def test_excluded_images_do_not_count_as_images_of_their_center():
+    engine = ScriptedCenters()
+    rule = NotingRule(engine, "a0", "a1", "a2")
+    names = "a0", "a1", "a2", "a3", *(f"out{at}" for at in range(9))
+    plan = make_plan([f"A: {name}" for name in names])
+    run_loop(engine, plan, rule=rule, exclude=names[4:], closing_revisit=False)
+    assert rule.noted[-1] == ("judge", "a3", True), "three of four"
+
+
+def test_at_a_center_most_of_whose_images_are_flagged_the_calibrated_rule_is_stricter():
+    norms = {("a0",): 20.0, ("a1",): 20.0, ("a2",): 20.0, ("a3",): 5.0, ("a4",): 5.0, ("b0",): 5.0, ("a5",): 3.0}
+    batches = ["A: a0", "A: a3", "A: a1", "A: a2", "A: a4", "A: a5", "B: b0"]
+    engine = ScriptedCenters(norms=norms)
+    ledger, docket = run_loop(engine, make_plan(batches, ["A: a3"]), rule=CalibratedRule(10.0, 4.0), revisit_after=5)
+    said = [f"{row['subjects'][0]} {row['decision']} {row['norm_limit']}" for row in ledger.rows]
+    assert said == [
+        "a0 split 10.0", "a0 deferred 10.0", "a3 accepted None", "a1 split 10.0", "a1 deferred 10.0",
+        "a2 split 10.0", "a2 deferred 10.0", "a4 split 4.0", "a4 deferred 4.0", "a5 accepted None", "b0 accepted None",
+        "a3 split 4.0", "a3 deferred 4.0",  # accepted before the center was pooled
+        *(f"{name} eliminated 4.0" for name in ("a0", "a1", "a2", "a4", "a3")),
+    ]  # fmt: skip
+    assert docket.eliminated == {"a0", "a1", "a2", "a3", "a4"}
+    calm, _ = run_loop(ScriptedCenters(norms=norms), make_plan(["A: a3", "A: a4", "A: a5"]), rule=CalibratedRule(10, 4))
+    assert {row["decision"] for row in calm.rows} == {"accepted"}
+
+
+def test_the_unit_of_update_norms_is_adjusted_before_every_cycle_and_the_closing_revisit():
+    engine = ScriptedCenters(norms={("a1",): 1.0, ("bad",): 9.0})
+    plan = make_plan(["A: a1"], ["A: a1", "A: bad"])
+    run_loop(engine, plan, rule=CalibratedRule(5.0))
+    names = [name for name in engine.names() if name in ("rate", "unit", "train")]
+    assert names == ["rate", "unit", "train", "rate", "unit", *["train"] * 3, "unit", "train"]
+    calm = ScriptedCenters()
+    run_loop(calm, make_plan(["A: a1"], []), rule=PublishedRule())
+    assert calm.names().count("unit") == 2, "nobody waits, so nothing is closed"
 
 
 def test_losses_are_asked_for_only_by_a_rule_that_wants_them():
@@ -429,6 +509,17 @@ def test_learning_rates_decay_in_two_parts():
     assert schedule.pretraining_cycles == 3
 
 
+def test_an_arm_can_look_at_an_image_once_per_control_cycle_and_when_it_closes():
+    assert Schedule(control_cycles=8).looks == 9
+    assert Schedule(control_cycles=0).looks == 1
+    bad = ScriptedCenters(norms={("bad",): 9.0})
+    rule = CalibratedRule(5.0, acquittal=1)
+    for cycles in range(1, 7):
+        ledger, _ = run_loop(bad, make_plan(*[["A: bad"]] * cycles), rule=rule, revisit_after=1)
+        looks = [row for row in ledger.rows if row["level"] != "batch"]
+        assert len(looks) <= Schedule(control_cycles=cycles).looks
+
+
 def test_a_schedule_plans_training_subjects_only(tmp_path):
     table = make_table().assign(path="image.nii.gz")
     plan = Schedule(warm_cycles=1, calm_cycles=1, control_cycles=1).plan(Cohort(table, tmp_path))
@@ -461,6 +552,8 @@ def test_a_schedule_that_cannot_be_is_refused(options, message):
 
 # centers in one process
 
+
+HOSTILE = "<img src=x onerror=alert(1)>"
 
 ROLES = {"train": 4, "verification": 2, "test": 1}
 
@@ -635,63 +728,183 @@ def test_a_step_alone_follows_no_earlier_step(cohort):
     assert not are_equal(alone[1], fresh[1])
 
 
-def test_an_update_cannot_be_read_before_a_watched_step(cohort, engine):
-    fresh = LocalCenters(cohort, engine.model, volumes=engine.volumes)
-    with pytest.raises(ValueError, match="no watched step has been taken"):
-        fresh.read_update()
+@pytest.fixture(scope="module")
+def watched(cohort):
+    """Return centers that have watched a cycle, and its rows; no test leaves the model changed."""
+    engine = LocalCenters(cohort, build_sfcn(SHAPE, width=NARROW))
+    engine.freeze()
+    cycle = Cycle(0, 1e-3, (EAST, Visit("west", (("sub-08", "sub-09"), ("sub-10", "sub-11")))))
+    return engine, watch(engine, cycle, progress=False)
 
 
-def test_watching_measures_every_image_and_batch_and_leaves_the_model_as_it_was(cohort):
+EAST = Visit("east", (("sub-01", "sub-02", "sub-03"), ("sub-04",)))
+
+
+def test_a_batch_reports_the_norm_of_its_most_unusual_image_whatever_the_order(watched):
+    engine, _ = watched
+    snapshot = engine.snapshot()
+
+    def measure(*subjects, **options):
+        engine.restore(snapshot)
+        return engine.train("east", subjects, **options).norm
+
+    try:
+        alone = {name: measure(name) for name in ("sub-01", "sub-02", "sub-03", "sub-04")}
+        assert len(set(alone.values())) == 4
+        for names in (("sub-01", "sub-02"), ("sub-02", "sub-01"), tuple(alone), tuple(reversed(alone))):
+            assert measure(*names) == max(alone[name] for name in names)
+            assert measure(*names, alone=True) == measure(*names), "measured before the step, momentum or not"
+        engine.restore(snapshot)
+        assert alone["sub-02"] == engine.scale.measure(engine.read_gradient("sub-02")) > 0
+    finally:
+        engine.restore(snapshot)
+
+
+def test_labels_have_no_part_in_the_norm(watched, cohort):
+    engine, _ = watched
+    table = cohort.table.assign(diagnosis=1 - cohort.table["diagnosis"])
+    other = LocalCenters(cohort.replace(table), engine.model, volumes=engine.volumes)
+    other.scale = engine.scale
+    snapshot = engine.snapshot()
+    ours = engine.train("east", ["sub-01", "sub-02"])
+    engine.restore(snapshot)
+    theirs = other.train("east", ["sub-01", "sub-02"])
+    engine.restore(snapshot)
+    assert ours.norm == theirs.norm
+    assert ours.loss != theirs.loss
+
+
+def size_images(engine, monkeypatch, sizes):
+    """Let the gradient of every image be a single number, and the mean square of good ones 1."""
+    monkeypatch.setattr(engine, "read_gradient", lambda subject: np.array([sizes.get(subject, 2.0)]))
+    scale = GradientScale()
+    scale.add(np.array([1.0]), fold="all")
+    monkeypatch.setattr(engine, "scale", scale)
+    monkeypatch.setattr(engine, "_unit", 1.0)
+    return scale
+
+
+def test_the_unit_is_the_rise_of_the_typical_norm_of_verification_images(engine, monkeypatch):
+    assert engine.adjust_unit() == 1.0, "nothing was watched, so there is nothing to compare with"
+    verifying = ["sub-05", "sub-06", "sub-12", "sub-13", "sub-19", "sub-20"]
+    sizes = dict(zip(verifying, [1.0, 2.0, 4.0, 8.0, 16.0, 32.0], strict=True)) | {"sub-01": 30.0}
+    scale = size_images(engine, monkeypatch, sizes)
+    one = 1 / math.sqrt(1 + FLOOR)  # the norm of a gradient of 1
+    assert engine.measure_verification() == pytest.approx(2**2.5 * one)  # 1 x 2 x ... x 32 = 2**15, the sixth root
+    scale.reference = 2**0.5 * one
+    assert engine.adjust_unit() == pytest.approx(4.0)
+    state, snapshot = read_state(engine), engine.snapshot()
+    assert engine.train("east", ["sub-01", "sub-02"]).norm == pytest.approx(30 * one / 4)
+    engine.restore(snapshot)
+    assert_same_state(engine, state)
+    scale.reference = 2**2.5 * one
+    assert engine.adjust_unit() == pytest.approx(1.0), "the unit follows the model, not the unit before"
+
+
+def test_a_unit_that_cannot_be_known_is_one(engine, monkeypatch, tmp_path):
+    scale = size_images(engine, monkeypatch, {})
+    scale.save(tmp_path / "scale.npz")
+    monkeypatch.setattr(engine, "scale", GradientScale.load(tmp_path / "scale.npz"))
+    assert math.isnan(engine.scale.reference)
+    assert engine.adjust_unit() == 1.0
+    engine.scale.reference = 1.0
+    assert engine.adjust_unit() == pytest.approx(2.0, rel=1e-3)
+    monkeypatch.setattr(engine, "read_gradient", lambda subject: np.array([math.nan]))
+    assert engine.adjust_unit() == 1.0, "a model that diverged"
+    monkeypatch.setattr(engine, "read_gradient", lambda subject: np.array([0.0]))
+    assert engine.adjust_unit() == 1.0, "a model that is moved by nothing"
+
+
+def test_verification_images_that_are_moved_by_nothing_or_diverged_do_not_count_in_the_unit(engine, monkeypatch):
+    size_images(engine, monkeypatch, {"sub-05": 0.0, "sub-06": math.nan, "sub-12": math.inf, "sub-13": 32.0})
+    assert engine.measure_verification() == pytest.approx(128 ** (1 / 3) / math.sqrt(1 + FLOOR))  # of 32, 2 and 2
+
+
+def test_an_image_whose_gradient_diverged_makes_the_norm_of_its_batch_suspicious(engine, monkeypatch):
+    size_images(engine, monkeypatch, {"sub-02": math.nan, "sub-03": math.inf})
+    snapshot, rule = engine.snapshot(), CalibratedRule(1e9)
+    for names in (["sub-01", "sub-02"], ["sub-02", "sub-03"], ["sub-03", "sub-01"]):
+        norm = engine.train("east", names).norm
+        engine.restore(snapshot)
+        assert not math.isfinite(norm)
+        assert rule.suspects(n=2, update_norm=norm)
+
+
+def test_norms_of_a_model_that_has_not_changed_have_the_unit_one(watched):
+    engine, _ = watched
+    state = read_state(engine)
+    assert engine.adjust_unit() == 1.0
+    assert_same_state(engine, state)
+    rows = [
+        engine.scale.measure(engine.read_gradient(name)) for names in engine.verification.values() for name in names
+    ]
+    assert engine.scale.reference == pytest.approx(math.prod(rows) ** (1 / len(rows)))
+
+
+def test_watching_measures_every_image_once_and_leaves_the_model_as_it_was(cohort):
     engine = LocalCenters(cohort, build_sfcn(SHAPE, width=NARROW))
     engine.set_learning_rate(0.01)
     engine.freeze()
     state = read_state(engine)
-    east = Visit("east", (("sub-01", "sub-02", "sub-03"), ("sub-04",)))
-    cycle = Cycle(0, 1e-3, (east, Visit("west", (("sub-08", "sub-09"), ("sub-10", "sub-11")))))
+    cycle = Cycle(7, 1e-3, (EAST, Visit("west", (("sub-08", "sub-09"), ("sub-10", "sub-11")))))
     ledger = Ledger()
-    rows = watch(engine, cycle, exclude=["sub-01", "sub-10"], ledger=ledger, repeats=1, progress=False)
+    rows = watch(engine, cycle, exclude=["sub-01", "sub-10"], ledger=ledger, progress=False)
     assert_same_state(engine, state)
-    assert [(row["level"], row["center"], row["subjects"]) for row in rows.to_dict("records")] == [
-        ("single", "east", ["sub-02"]),
-        ("single", "east", ["sub-03"]),
-        ("single", "east", ["sub-04"]),
-        ("single", "west", ["sub-08"]),
-        ("single", "west", ["sub-09"]),
-        ("single", "west", ["sub-11"]),
-        ("batch", "east", ["sub-02", "sub-03"]),
-        ("batch", "west", ["sub-08", "sub-09"]),
+    seen = [(row["center"], *row["subjects"]) for row in rows.to_dict("records")]
+    trained = [("east", "sub-02"), ("east", "sub-03"), ("east", "sub-04"), ("west", "sub-08")]
+    trained += [("west", "sub-09"), ("west", "sub-11")]
+    unseen = [
+        (center, name) for center, names in group_by_center(cohort, role="verification").items() for name in names
     ]
-    assert (rows["update_norm"] > 0).all()
-    assert set(rows["stage"]) == {"watch"}
-    assert set(rows["decision"]) == {"accepted"}
+    assert sorted(seen) == sorted([*trained, *unseen])
+    assert np.isfinite(rows["update_norm"]).all()
+    assert (rows["update_norm"] > 0).sum() > 9, "at most one of them leaves every filter silent"
+    assert (set(rows["stage"]), set(rows["decision"])) == ({"watch"}, {"accepted"})
+    assert (set(rows["level"]), set(rows["n"]), set(rows["cycle"])) == ({"single"}, {1}, {7})
     assert rows["fp"].isna().all()
     assert len(ledger) == len(rows)
+    snapshot = engine.snapshot()
     assert engine.train("east", ["sub-02"]).norm > 0, "from now on updates are measured"
-    twice = watch(engine, cycle, exclude=["sub-01", "sub-10"], repeats=2, progress=False)
-    assert list(twice["subjects"]) == 2 * list(rows["subjects"])
+    engine.restore(snapshot)
+    again = watch(engine, cycle, exclude=["sub-01", "sub-10"], ledger=Ledger(), progress=False)
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), rows.drop(columns="seconds"))
 
 
-def test_a_watched_center_is_measured_against_the_others_only():
-    gradients = {"a1": [1.0], "a2": [3.0], "b1": [10.0]}
+class WatchedCenters:
+    """An engine of which each image's gradient is a number; v1 and v2 verify."""
 
-    class Watched(ScriptedCenters):
-        scale = "left over from an earlier watch"
+    scale = "left over from an earlier watch"
+    verification = {"A": ["v1"], "C": ["v2"]}
+    gradients = {"a1": 1.0, "a2": 3.0, "b1": 10.0, "v1": 6.0, "v2": 1.5}
 
-        def train(self, center, subjects, *, watched):
-            self.last = np.mean([gradients[subject] for subject in subjects], axis=0)
-            return super().train(center, subjects)
+    def read_gradient(self, subject):
+        return np.array([self.gradients[subject]])
 
-        def read_update(self):
-            return self.last
+    def make_scale(self):
+        return GradientScale()
 
-    engine = Watched()
+    def measure_verification(self):
+        return sum(self.scale.measure(self.read_gradient(name)) for name in ("v1", "v2"))
+
+
+def test_a_watched_image_is_not_measured_against_its_own_fold_and_a_verification_image_against_all(monkeypatch):
+    monkeypatch.setattr(loop, "FOLDS", 2)  # a1 and b1; a2
+    engine = WatchedCenters()
     rows = watch(engine, make_plan(["A: a1 a2", "B: b1"])[0], progress=False)
     norms = {" ".join(subjects): norm for subjects, norm in zip(rows["subjects"], rows["update_norm"], strict=True)}
-    # A against b1, mean square 100; B against a1 and a2, mean square 5; the batch has the mean gradient, 2
-    expected = {"a1": 0.1, "a2": 0.3, "b1": 10 / math.sqrt(5), "a1 a2": 0.2}
+    everybody = math.sqrt((1 + 9 + 100) / 3)
+    expected = {"a1": 1 / 3, "b1": 10 / 3, "a2": 3 / math.sqrt(101 / 2), "v1": 6 / everybody, "v2": 1.5 / everybody}
     assert norms == pytest.approx(expected, rel=1e-3)
-    assert engine.scale.measure(np.array([1.0])) == pytest.approx(1 / math.sqrt(110 / 3), rel=1e-3)
-    assert engine.calls[1] == ("rate", 0.0)
+    assert dict(zip(rows["subjects"].str[0], rows["center"], strict=True))["v2"] == "C"
+    assert engine.scale.measure(np.array([1.0])) == pytest.approx(1 / everybody, rel=1e-3)
+    assert engine.scale.reference == pytest.approx(7.5 / everybody, rel=1e-3), "by the scale that it belongs to"
+
+
+def test_few_watched_images_are_each_measured_against_all_others():
+    rows = watch(WatchedCenters(), make_plan(["A: a1 a2", "B: b1"])[0], progress=False)
+    norms = {" ".join(subjects): norm for subjects, norm in zip(rows["subjects"], rows["update_norm"], strict=True)}
+    expected = {"a1": 1 / math.sqrt(109 / 2), "a2": 3 / math.sqrt(101 / 2), "b1": 10 / math.sqrt(5)}
+    assert {name: norms[name] for name in expected} == pytest.approx(expected, rel=1e-3)
 
 
 def test_freezing_averages_over_the_training_images_of_all_but_the_excluded(cohort):
@@ -877,28 +1090,28 @@ def test_another_rule_and_another_cohort_are_other_runs(arms, cohort, monkeypatc
 
 def test_an_image_with_other_voxels_makes_another_run(tmp_path, monkeypatch):
     cohort = write_cohort(tmp_path / "cohort")
-    ran = []
-    monkeypatch.setattr(study.Study, "_travel", lambda self, run, *args, **options: ran.append(run.path))
-    monkeypatch.setattr(study, "watch", watch_nothing)
+    ran = collect_runs(monkeypatch)
     tiny = open_study(cohort, tmp_path / "runs")
     tiny.pretrain()
     assert len(set(ran)) == 1
     tiny.pretrain()
     assert len(ran) == 2, "warm and calm cycles, once"
-    write_volume(cohort.table["path"][0], np.arange(16**3).reshape(SHAPE).astype(np.float32), affine=np.eye(4))
-    tiny.pretrain()
-    assert len(set(ran)) == 2
+    for number, runs in ((0, 1), (1, 2)):  # the first is harmful, and no part of the pre-training
+        path = cohort.table["path"][number]
+        write_volume(path, np.arange(16**3).reshape(SHAPE).astype(np.float32), affine=np.eye(4))
+        tiny.pretrain()
+        assert len(set(ran)) == runs
 
 
-def test_limits_far_above_all_watched_updates_are_warned_of(arms, cohort, caplog):
+def test_a_limit_far_above_all_watched_updates_is_warned_of(arms, cohort, caplog):
     tiny = open_study(cohort, arms[0])
     tiny.make_rule("calibrated", reach=0.0)
-    assert not [record for record in caplog.records if "limits" in record.getMessage()]
+    assert not [record for record in caplog.records if "limit" in record.getMessage()]
     rule = tiny.make_rule("calibrated", reach=50.0)
     watched = tiny.pretrain().ledger.query("stage == 'watch'")["update_norm"].max()
-    times = min(rule.limits.values()) / watched
+    times = rule.limit / watched
     assert times > 10
-    assert f"lie {times:.0f} times above the largest watched update" in caplog.records[-1].getMessage()
+    assert f"lies {times:.0f} times above the largest watched update" in caplog.records[-1].getMessage()
 
 
 def test_a_study_says_which_centers_cannot_verify(cohort, tmp_path, caplog):
@@ -950,17 +1163,47 @@ def test_a_run_that_was_killed_is_begun_anew(arms, cohort, monkeypatch):
     assert sorted(arm.predictions["cycle"].unique()) == [0, 1, 2, 3]
 
 
-def test_the_calibrated_rule_takes_its_limits_from_the_watched_cycle(arms, cohort):
+def test_the_calibrated_rule_takes_its_limit_from_the_watched_cycle(arms, cohort):
     folder, _ = arms
     tiny = open_study(cohort, folder)
     watched = tiny.pretrain().ledger.query("stage == 'watch'")
     rule = tiny.make_rule("calibrated")
-    assert sorted(rule.limits) == sorted(watched["n"].unique())
+    logs = np.sort(np.log(watched["update_norm"]))
+    at = 0.9 * (len(logs) - 1)  # the 90th percentile lies between two of them
+    high = logs[int(at)] + (at % 1) * (logs[int(at) + 1] - logs[int(at)])
+    assert math.log(rule.pooled_limit) == pytest.approx(high)
+    assert math.log(rule.limit) == pytest.approx(high + 3 * (high - np.median(logs)))
     arm = tiny.run("qc", rule="calibrated", name="calibrated")
-    assert (arm.ledger["update_norm"] > 0).all()
-    suspicious = arm.ledger["update_norm"] > [rule.limit(n) for n in arm.ledger["n"]]
-    assert suspicious.tolist() == arm.ledger["fp"].notna().tolist(), "suspects alone are verified"
+    assert (arm.ledger["update_norm"] >= 0).all()
+    limits = arm.ledger["norm_limit"].fillna(rule.limit)
+    assert set(limits) <= {rule.limit, rule.pooled_limit}
+    assert (arm.ledger["update_norm"] > limits).tolist() == arm.ledger["fp"].notna().tolist(), "suspects are verified"
     assert set(arm.predictions["arm"]) == {"calibrated"}
+
+
+def test_updates_are_measured_only_for_a_rule_that_asks_for_it(arms):
+    assert all(arm.ledger["update_norm"].isna().all() for arm in arms[1].values())
+    assert "update norm" not in STRICT.asks | WatchingRule().asks
+    assert "update norm" in CalibratedRule(1.0).asks
+
+
+def test_the_guaranteed_rule_knows_how_often_an_arm_can_look(arms, cohort):
+    tiny = open_study(cohort, arms[0])
+    watched = tiny.pretrain().ledger.query("stage == 'watch'")["update_norm"]
+    m = len(watched)
+    rule = tiny.make_rule("guaranteed", alpha=0.3)  # two control cycles, so three looks: level 0.2
+    allowed = math.floor(0.2 * (m + 1))
+    assert rule.level == pytest.approx(allowed / (m + 1))
+    assert rule.limit == sorted(watched)[-allowed]
+    assert rule.bound(tiny.schedule.looks) <= 0.3
+    assert tiny.make_rule("guaranteed", alpha=0.3, looks=6).limit > rule.limit
+    arm = tiny.run("qc", rule="guaranteed" if 2 * 0.05 / 3 * (m + 1) >= 1 else rule, name="guaranteed")
+    assert arm.ledger["norm_limit"].dropna().isin([rule.limit]).all()
+    with pytest.raises(ValueError, match=f"needs at least 149 watched images, got {m};"):
+        tiny.make_rule("guaranteed", alpha=0.01)  # 0.02 / 3 is 1 / 150
+
+
+RULE_NEEDED = r"rule must be a rule or one of \('calibrated', 'guaranteed', 'published'\), "
 
 
 @pytest.mark.parametrize(
@@ -969,12 +1212,178 @@ def test_the_calibrated_rule_takes_its_limits_from_the_watched_cycle(arms, cohor
         ("filthy", None, r"arm must be one of \('clean', 'dirty', 'qc'\), got 'filthy'"),
         ("qc", None, "arm 'qc' needs a rule, got None"),
         ("dirty", STRICT, "arm 'dirty' needs no rule, got PublishedRule"),
-        ("qc", "strict", "rule must be 'calibrated', 'published' or a rule, got 'strict'"),
+        ("qc", "strict", RULE_NEEDED + "got 'strict'"),
     ],
 )
 def test_an_unknown_arm_or_rule_is_refused(arms, cohort, arm, rule, message):
     with pytest.raises(ValueError, match=message):
         open_study(cohort, arms[0]).run(arm, rule=rule)
+
+
+# who is trusted at the start
+
+QUICK = replace(SCHEDULE, warm_cycles=0, control_cycles=1)
+
+
+def list_stages(arm):
+    """Return the training subjects of the pre-training and those of the watch."""
+    stages = arm.ledger.explode("subjects").groupby("stage")["subjects"].agg(set)
+    return stages["pretraining"], stages["watch"]
+
+
+@pytest.mark.parametrize("pretrain_on", ["good", "all", "named"])
+def test_the_pretraining_and_the_watch_use_whom_they_are_told_to(cohort, tmp_path, pretrain_on):
+    table = cohort.table
+    train = set(table.loc[table["role"] == "train", "subject"])
+    verification = set(table.loc[table["role"] == "verification", "subject"])
+    named = ["sub-02", "sub-03", "sub-09", "sub-16"]  # the third is harmful
+    expected = {"good": train - {"sub-01", "sub-09"}, "all": train, "named": set(named)}[pretrain_on]
+    asked = {"pretrain_on": named if pretrain_on == "named" else pretrain_on}
+    tiny = Study(cohort, schedule=QUICK, folder=tmp_path, progress=False, **asked)
+    assert tiny.held_back == train - expected
+    trained, watched = list_stages(tiny.pretrain())
+    assert trained == expected
+    assert watched == expected | verification
+
+
+def test_a_cohort_that_knows_no_harm_is_pretrained_on_all(cohort, tmp_path):
+    blind = cohort.replace(cohort.table.drop(columns=["harm", "placement"]))
+    assert Study(blind, folder=tmp_path, progress=False).held_back == frozenset()
+
+
+def test_harmful_subjects_that_do_not_train_are_not_held_back(cohort, tmp_path):
+    table = cohort.table.assign(role=cohort.table["role"].mask(cohort.table["subject"] == "sub-09", "test"))
+    assert Study(cohort.replace(table), folder=tmp_path, progress=False).held_back == {"sub-01"}
+
+
+@pytest.mark.parametrize("kind", [list, tuple, set, frozenset, pd.Series, iter], ids=lambda kind: kind.__name__)
+def test_the_trusted_can_come_in_any_collection(cohort, tmp_path, kind):
+    tiny = Study(cohort, folder=tmp_path, pretrain_on=kind(["sub-02", "sub-03"]), progress=False)
+    assert {"sub-02", "sub-03"} & tiny.held_back == set()
+    assert len(tiny.held_back) == 18 - 2
+
+
+@pytest.mark.parametrize(
+    ("pretrain_on", "message"),
+    [
+        ("clean", r"pretrain_on must be one of \('good', 'all'\) or a collection of subjects, got 'clean'"),
+        ("sub-02", r"pretrain_on must be one of \('good', 'all'\) or a collection of subjects, got 'sub-02'"),
+        ([], "pretrain_on must name at least one training subject, got none"),
+        (
+            ["sub-02", "nobody", HOSTILE],
+            rf"training subjects of the cohort; these are not: \['{re.escape(HOSTILE)}', 'nobody'\]",
+        ),
+        (["sub-05"], r"these are not: \['sub-05'\]"),
+        (["sub-07"], r"these are not: \['sub-07'\]"),
+    ],
+    ids=["word", "one subject as text", "nobody", "unknown", "verification", "test"],
+)
+def test_trust_in_nobody_or_in_strangers_is_refused(cohort, tmp_path, pretrain_on, message):
+    with pytest.raises(ValueError, match=message):
+        Study(cohort, folder=tmp_path, pretrain_on=pretrain_on, progress=False)
+
+
+def collect_runs(monkeypatch):
+    """Let nothing be trained, and return a list that grows with the folders of runs that would have been."""
+    ran = []
+    monkeypatch.setattr(study.Study, "_travel", lambda self, run, *args, **options: ran.append(run.path))
+    monkeypatch.setattr(study, "watch", watch_nothing)
+    return ran
+
+
+def test_another_trust_is_another_run_of_everything(cohort, tmp_path, monkeypatch):
+    ran = collect_runs(monkeypatch)
+    train = cohort.table.loc[cohort.table["role"] == "train", "subject"]
+    good = sorted(set(train) - cohort.harmful)
+    for pretrain_on in ("good", "all", good, good[1:]):
+        tiny = Study(cohort, schedule=QUICK, folder=tmp_path, pretrain_on=pretrain_on, progress=False)
+        tiny.run("dirty")
+    starts, arms = ([path for path in dict.fromkeys(ran) if path.name.startswith(name)] for name in ("pre", "dirty"))
+    assert (len(starts), len(arms)) == (3, 3), "the good by name are the good"
+
+
+def test_cohorts_with_other_harm_at_the_same_subjects_share_their_pretraining_and_nothing_else(tmp_path, monkeypatch):
+    cohort = write_cohort(tmp_path / "cohort")
+    ran = collect_runs(monkeypatch)
+    for number in range(2):
+        write_volume(cohort.table["path"][0], np.arange(16**3).reshape(SHAPE) + np.float32(number), affine=np.eye(4))
+        table = cohort.table.assign(harm=cohort.table["harm"].replace("inversion", f"harm {number}"))
+        tiny = open_study(cohort.replace(table), tmp_path / "runs")
+        tiny.run("dirty")
+        tiny.run("dirty", name="pretraining")
+    names = [path.name.rpartition("-")[0] for path in dict.fromkeys(ran)]
+    assert names.count("dirty") == 2
+    assert names.count("pretraining") == 1 + 2, "an arm of that name is an arm"
+
+
+# drift
+
+
+def write_verification(folder, *rows):
+    columns = ["cycle", "fp", "n_neg", "fn", "n_pos"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "verification.csv", index=False)
+
+
+def test_every_cycle_is_verified_once_more_for_the_record(arms, cohort):
+    folder, results = arms
+    start = open_study(cohort, folder).pretrain()
+    assert start.verification["cycle"].tolist() == [0, 1]
+    for arm in results.values():
+        assert arm.verification["cycle"].tolist() == [2, 3]
+        assert set(arm.verification["n_neg"]) == set(arm.verification["n_pos"]) == {3}
+        row = start.verification.iloc[-1]
+        assert arm.floor == Counts(row["fp"], row["n_neg"], row["fn"], row["n_pos"])
+    unguarded = results["dirty"]
+    rows = cohort.table[cohort.table["role"] == "verification"].drop(columns="role").assign(role="test")
+    scores = replace(unguarded, ledger=unguarded.ledger.iloc[:0]).score(cohort.replace(rows))
+    wrong = scores[(scores["score"] >= 0.5) != (scores["diagnosis"] == 1)]
+    for row in unguarded.verification.itertuples():
+        own = wrong[wrong["cycle"] == row.cycle]
+        assert (row.fp, row.fn) == ((own["diagnosis"] == 0).sum(), (own["diagnosis"] == 1).sum())
+
+
+def test_the_pretrained_model_is_the_floor_even_where_no_calm_cycle_followed_the_freezing(cohort, tmp_path):
+    tiny = open_study(cohort, tmp_path, replace(SCHEDULE, calm_cycles=0, control_cycles=1))
+    start = tiny.pretrain()
+    counts = list(tiny.open_engine().verify().values())
+    row = start.verification.iloc[-1]
+    assert (row["fp"], row["fn"]) == (sum(c.fp for c in counts), sum(c.fn for c in counts))
+    assert start.verification["cycle"].tolist() == [0]
+    scores = tiny.open_engine().score("test")
+    np.testing.assert_allclose(start.predictions["score"], scores["score"], rtol=1e-5)
+
+
+def test_an_arm_tells_in_which_cycles_its_errors_stand_above_those_of_the_start(arms):
+    rows = [(2, 4, 60, 9, 60), (3, 30, 60, 9, 60), (4, 30, 60, 40, 60), (5, 0, 60, 40, 60)]
+    verification = pd.DataFrame(rows, columns=["cycle", "fp", "n_neg", "fn", "n_pos"], index=[7, 8, 9, 10])
+    arm = replace(arms[1]["qc"], verification=verification, floor=Counts(4, 60, 9, 60))
+    drift = arm.drift
+    both = "false positives and false negatives"
+    assert drift["risen"].tolist() == ["", "false positives", both, "false negatives"]
+    pd.testing.assert_frame_equal(drift.drop(columns="risen"), verification)
+    assert replace(arm, floor=None).drift["risen"].tolist() == [""] * 4, "nothing to compare with"
+    assert replace(arm, verification=verification.iloc[:0]).drift["risen"].tolist() == []
+    assert [bool(DriftGuard(arm.floor).find_drift(Counts(*row[1:]))) for row in rows] == [False, True, True, True]
+
+
+def test_an_arm_that_drifted_is_warned_of_when_it_is_run_and_when_it_is_read(arms, cohort, tmp_path, caplog):
+    folder = tmp_path / "runs"
+    shutil.copytree(arms[0], folder)
+    tiny = open_study(cohort, folder)
+    calm = tiny.run("dirty")
+    assert "drifted" not in caplog.text
+    write_verification(tiny.pretrain().folder, (0, 60, 60, 60, 60), (1, 0, 60, 5, 60))
+    write_verification(calm.folder, (2, 8, 60, 5, 60), (3, 9, 60, 60, 60))
+    caplog.clear()
+    arm = tiny.run("dirty")
+    assert arm.floor == Counts(0, 60, 5, 60), "the last cycle of the pre-training"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "WARNING",
+            "The model of the arm 'dirty' has drifted: from cycle 3 on it makes more false positives and false "
+            "negatives than the pre-trained model, beyond chance.",
+        )
+    ]
 
 
 # folders of runs
@@ -1002,9 +1411,18 @@ def test_a_run_killed_while_it_wrote_its_first_note_is_begun_anew(tmp_path):
     assert RunFolder(tmp_path, {"name": "qc"}).finished
 
 
+OWN = "predictions.csv", "verification.csv"
+
+
+def test_before_the_first_cycle_nothing_was_verified(tmp_path):
+    verification = RunFolder(tmp_path, {"name": "qc"}).read_verification()
+    assert list(verification.columns) == ["cycle", "fp", "n_neg", "fn", "n_pos"]
+    assert verification.empty
+
+
 def test_an_unfinished_run_folder_is_emptied_of_its_own_files_only(tmp_path):
     run = RunFolder(tmp_path, {"name": "qc"})
-    for path in (run.ledger_path, run.model_path(3), tmp_path / "predictions.csv", tmp_path / "notes.txt"):
+    for path in (run.ledger_path, run.model_path(3), *(tmp_path / name for name in OWN), tmp_path / "notes.txt"):
         path.write_text("old")
     again = RunFolder(tmp_path, {"name": "qc"})
     assert not again.finished
@@ -1016,6 +1434,9 @@ def test_predictions_keep_the_names_of_centers_as_they_are(tmp_path):
         def save(self, path):
             Path(path).touch()
 
+        def verify(self):
+            return {"007": Counts(1, 4, 2, 3), "NA": Counts(0, 1, 1, 1)}
+
         def score(self, role):
             return pd.DataFrame(
                 {"subject": ["01"], "center": ["007"], "scanner": ["NA"], "diagnosis": [1], "score": [0.5]}
@@ -1025,8 +1446,9 @@ def test_predictions_keep_the_names_of_centers_as_they_are(tmp_path):
     run.record_cycle(Scored(), arm="qc", cycle=0)
     run.record_cycle(Scored(), arm="qc", cycle=1)
     run.record_cycle(Scored(), arm="qc", cycle=1)
-    predictions = run.read_predictions()
+    predictions, verification = run.read_predictions(), run.read_verification()
     assert predictions["cycle"].tolist() == [0, 1], "a cycle recorded again replaces itself"
+    assert verification.to_dict("records") == [{"cycle": at, "fp": 1, "n_neg": 5, "fn": 3, "n_pos": 4} for at in (0, 1)]
     assert predictions.iloc[0].to_dict() == {
         "subject": "01", "center": "007", "scanner": "NA", "diagnosis": 1, "score": 0.5, "arm": "qc", "cycle": 0,
     }  # fmt: skip

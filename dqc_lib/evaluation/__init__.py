@@ -7,6 +7,7 @@ travels with the counts it rests on: sensitivity with ``n_positive``, specificit
 from dqc_lib.evaluation.elimination import compare_to_truth, elimination_report
 from dqc_lib.evaluation.groups import AGE_EDGES, add_age_band
 from dqc_lib.evaluation.metrics import COUNTS, METRICS, score_predictions
+from dqc_lib.evaluation.power import StepEffect, compute_alarm, find_fewest, repeat_alarm, tabulate_alarms
 from dqc_lib.evaluation.report import SubgroupReport, subgroup_report
 from dqc_lib.evaluation.subgroups import evaluate_cycles, evaluate_subgroups
 
@@ -14,12 +15,17 @@ __all__ = [
     "AGE_EDGES",
     "COUNTS",
     "METRICS",
+    "StepEffect",
     "SubgroupReport",
     "add_age_band",
     "compare_to_truth",
+    "compute_alarm",
     "elimination_report",
     "evaluate_cycles",
     "evaluate_subgroups",
+    "find_fewest",
+    "repeat_alarm",
     "score_predictions",
     "subgroup_report",
+    "tabulate_alarms",
 ]

@@ -11,6 +11,8 @@ from dqc_lib.figures.fairness import draw_elimination, draw_forest, draw_gaps
 from dqc_lib.figures.images import draw_histograms, draw_slices
 from dqc_lib.figures.outcomes import draw_history, draw_truth
 from dqc_lib.figures.overview import draw_center_overview
+from dqc_lib.figures.rules import draw_alarms, draw_evidence, draw_roc
+from dqc_lib.figures.studies import draw_detectors, draw_study
 from dqc_lib.figures.style import ARM_COLORS, DECISION_COLORS, DIAGNOSIS_COLORS, PALETTE, get_arm_color
 from dqc_lib.figures.timeline import draw_center_timeline
 from dqc_lib.figures.verification import draw_verification_surface
@@ -21,17 +23,22 @@ __all__ = [
     "DECISION_COLORS",
     "DIAGNOSIS_COLORS",
     "PALETTE",
+    "draw_alarms",
     "draw_center_overview",
     "draw_center_timeline",
     "draw_centers",
     "draw_decisions",
+    "draw_detectors",
     "draw_elimination",
+    "draw_evidence",
     "draw_forest",
     "draw_gaps",
     "draw_histograms",
     "draw_history",
     "draw_rates",
+    "draw_roc",
     "draw_slices",
+    "draw_study",
     "draw_truth",
     "draw_update_norms",
     "draw_verification_surface",

@@ -5,7 +5,7 @@ All of them take the table of `Ledger.to_frame` and draw the rows that `dqc_lib.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,9 +49,11 @@ def draw_update_norms(
     *,
     title: str,
     harmful: Collection[str] = frozenset(),
-    limits: Mapping[int, float] | None = None,
+    limits: Collection[float] | None = None,
 ) -> Figure:
     """Return the update norm of every attempt (log axis), coloured by decision, with the limits of the rule.
+
+    A rule may have two: a lower one holds at centers most of whose images are flagged.
 
     Parameters
     ----------
@@ -59,8 +61,8 @@ def draw_update_norms(
     title : str
     harmful : collection of str
         Subjects known to be harmful, the ground truth; attempts that contain one are ringed.
-    limits : mapping of int to float, optional
-        Limit by number of images, such as `CalibratedRule.limits`; those that the ledger recorded unless given.
+    limits : collection of float, optional
+        Such as `CalibratedRule.limit` alone; those that the ledger recorded unless given.
 
     Raises
     ------
@@ -72,9 +74,8 @@ def draw_update_norms(
     lost = list_lost_norms(everybody, everybody)
     if rows.empty:
         raise ValueError(f"no attempt has a positive update norm that is finite: {'; '.join(lost)}")
-    known = rows.dropna(subset=["norm_limit"])
-    limits = dict(zip(known["n"], known["norm_limit"], strict=True)) if limits is None else limits
-    held = ", ".join(f"{limits[n]:.3g} for n = {n}" for n in sorted(limits)) or "none"
+    limits = sorted(set(rows["norm_limit"].dropna() if limits is None else limits))
+    held = ", ".join(f"{limit:.3g}" for limit in limits) or "none"
     span = f"{rows['update_norm'].min():.3g} to {rows['update_norm'].max():.3g}"
     alt = f"{'; '.join([f'{len(rows)} attempts, update norms {span}', f'limits of the rule: {held}', *lost])}."
     figure = start_figure(title=title, alt=alt, height=440)
@@ -103,19 +104,19 @@ def _add_rings(figure: Figure, rows: pd.DataFrame) -> None:
         )
 
 
-def _add_limits(figure: Figure, limits: Mapping[int, float], *, ends: list[float]) -> None:
-    """Add a dashed line for the limit of every number of images, all under one entry of the legend."""
+def _add_limits(figure: Figure, limits: list[float], *, ends: list[float]) -> None:
+    """Add a dashed line for every limit, all under one entry of the legend."""
     import plotly.graph_objects as go
 
-    for at, (n, limit) in enumerate(sorted(limits.items())):
+    for at, limit in enumerate(limits):
         figure.add_trace(
             go.Scatter(
                 x=ends,
                 y=[limit, limit],
                 mode="lines",
-                name="limit, by number of images",
+                name="limit of the rule",
                 line={"color": PALETTE["grey"], "dash": "dash", "width": 1.5},
-                hovertemplate=f"limit for {n} image{'s' * (n != 1)}: {limit:.3g}<extra></extra>",
+                hovertemplate=f"limit {limit:.3g}<extra></extra>",
                 legendgroup="limit",
                 showlegend=at == 0,
             )

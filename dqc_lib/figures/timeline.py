@@ -59,7 +59,8 @@ def draw_center_timeline(ledger: pd.DataFrame, center: str, *, title: str, denom
     rows = _choose_center(everybody, center)
     measured = rows[np.isfinite(rows["update_norm"]) & (rows["update_norm"] > 0)]
     verified = rows[rows["fp"].notna()]
-    limits = _find_limits(measured, everybody)
+    # an attempt that passed unverified recorded no limit: that of the rule, the lower one for flagged centers aside
+    limits = measured["norm_limit"].fillna(everybody["norm_limit"].max()).astype(float)
     rates = [
         count
         for count in RATE_NAMES
@@ -88,12 +89,6 @@ def _choose_center(rows: pd.DataFrame, center: str) -> pd.DataFrame:
     if own.empty:
         raise KeyError(f"no attempt at a center {center!r}; expected one of {sorted(rows['center'].unique())}")
     return number_attempts(own)
-
-
-def _find_limits(rows: pd.DataFrame, everybody: pd.DataFrame) -> pd.Series:
-    """Return the limit of the update norm for every attempt: its own, or that of as many images elsewhere, or NaN."""
-    known = everybody.dropna(subset=["norm_limit"]).groupby("n")["norm_limit"].first()
-    return rows["norm_limit"].fillna(rows["n"].map(known)).astype(float)
 
 
 def _list_notes(

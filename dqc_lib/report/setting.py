@@ -23,8 +23,8 @@ METHODS = {
     "later. It is never trained on again.",
     "share rejected": "Attempts with any decision but accepted, out of all attempts at the center. An attempt is one "
     "optimizer step on a batch or a single image.",
-    "update norm": "How unusual the gradient of one step is: its length, where weights that good images hardly move "
-    "count most. The limit comes from a cycle that only watched.",
+    "update norm": "How unusual the most unusual image of an attempt is to the model: the length of the gradient of "
+    "its logit, where weights that good images hardly move count most. The limit comes from a cycle that only watched.",
     "error rates": "False positives out of controls and false negatives out of patients, summed over the verification "
     "subjects of all centers, before and after the step. Centers send counts, no scores and no images.",
     "AUROC and other metrics": "On the test subjects, after the last cycle, from the score that the model gives; "

@@ -4,6 +4,7 @@ from dqc_lib.travelling.local import LocalCenters, Update
 from dqc_lib.travelling.loop import Engine, travel, watch
 from dqc_lib.travelling.plan import Cycle, Schedule, Visit, group_by_center, plan_cycles
 from dqc_lib.travelling.runs import Arm, RunFolder
+from dqc_lib.travelling.screening import screen_centers
 from dqc_lib.travelling.study import Study
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Visit",
     "group_by_center",
     "plan_cycles",
+    "screen_centers",
     "travel",
     "watch",
 ]

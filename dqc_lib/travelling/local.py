@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dqc_lib.cohort import Cohort, check_roles
-from dqc_lib.fisher import GradientScale, divide_by_misfit, forget_momentum, read_gradient, read_moments
+from dqc_lib.fisher import GradientScale, LogitProbe, forget_momentum
 from dqc_lib.networks import Snapshot, freeze_normalization, recalibrate_normalization, restore_snapshot, take_snapshot
 from dqc_lib.quality import Counts
 from dqc_lib.travelling.plan import group_by_center
@@ -27,8 +27,8 @@ CHUNK_VOXELS = CHUNK * 40 * 48 * 40  # and voxels: of 160 x 192 x 160 that is on
 
 @dataclass(frozen=True)
 class Update:
-    """What a center sends with the trained model: the training loss, and the update norm where the engine measures
-    it."""
+    """What a center sends with the trained model: the training loss, and where the engine measures it the update norm
+    of the most unusual image (see `dqc_lib.fisher`)."""
 
     loss: float
     norm: float | None = None
@@ -50,10 +50,12 @@ class LocalCenters:
 
     Attributes
     ----------
+    verification : dict of str to list of str
+        The verification subjects of each center.
     notes : list of str
         What `check_roles` found worth saying, such as centers that cannot verify.
     scale : GradientScale or None
-        What updates are measured against; None until a cycle was watched, and then no update is measured.
+        What images are measured against; None until a cycle was watched, and until then nothing is measured.
     """
 
     def __init__(
@@ -69,12 +71,12 @@ class LocalCenters:
         self.scale: GradientScale | None = None
         self._trains_at = table.loc[table["role"] == "train", "center"].to_dict()
         self._diagnosis = table["diagnosis"].to_dict()
-        self._verification = group_by_center(self.cohort, role="verification")
-        self._moments: np.ndarray | None = None
-        self._loss = float("nan")
+        self.verification = group_by_center(self.cohort, role="verification")
+        self._probe: LogitProbe | None = None
+        self._unit = 1.0
 
-    def train(self, center: str, subjects: Sequence[str], *, alone: bool = False, watched: bool = False) -> Update:
-        """Take one optimizer step on the subjects' images at their center.
+    def train(self, center: str, subjects: Sequence[str], *, alone: bool = False) -> Update:
+        """Measure the subjects' images at their center, if there is a scale, and take one optimizer step on them.
 
         Parameters
         ----------
@@ -83,33 +85,60 @@ class LocalCenters:
             Training subjects of that center.
         alone : bool
             Forget the momentum of earlier steps first, so that these images alone decide where the model moves.
-        watched : bool
-            Keep what `read_update` needs.
         """
         strangers = [subject for subject in subjects if self._trains_at.get(subject) != center]
         if strangers:
             raise ValueError(f"center {center!r} does not hold {strangers} as training subjects")
+        norms = [] if self.scale is None else [self._measure(name) / self._unit for name in subjects]
         if alone:
             forget_momentum(self.model)
-        measures = self.scale is not None
-        self._moments = read_moments(self.model) if measures or watched else None
         labels = np.array([[self._diagnosis[subject]] for subject in subjects], dtype=np.float32)
-        loss = self._loss = float(np.asarray(self.model.train_on_batch(self.volumes.batch(subjects), labels)))
-        return Update(loss, self.scale.measure(self.read_update()) if measures else None)
+        loss = float(np.asarray(self.model.train_on_batch(self.volumes.batch(subjects), labels)))
+        return Update(loss, float(np.max(norms)) if norms else None)
 
-    def read_update(self) -> np.ndarray:
-        """Return the gradient of the last watched step per unit of misfit, shape (trainable parameters,)."""
-        if self._moments is None:
-            raise ValueError("no watched step has been taken, so there is no update to read")
-        return divide_by_misfit(read_gradient(self.model, self._moments), self._loss)
+    def adjust_unit(self) -> float:
+        """Measure the verification images, and return how much larger their update norms have become since the cycle
+        that watched: the unit of the norms to come.
+
+        While the model learns on, all images move it more. Verification images are never trained on, whatever the
+        attempts before were, so they show that and nothing else. Each center answers with a sum of logarithms. Without
+        a scale the unit is 1.
+        """
+        if self.scale is not None:
+            typical = self.measure_verification()
+            known = np.isfinite(self.scale.reference) and np.isfinite(typical)
+            self._unit = typical / self.scale.reference if known else 1.0
+        return self._unit
+
+    def measure_verification(self) -> float:
+        """Return the geometric mean of the update norms of all verification images, before any unit; those that are 0,
+        as where all filters are silent, or not finite do not count, and NaN is that of none."""
+        norms = np.array([self._measure(name) for members in self.verification.values() for name in members])
+        logs = np.log(norms[np.isfinite(norms) & (norms > 0)])
+        return float(np.exp(np.mean(logs))) if logs.size else float("nan")
+
+    def _measure(self, subject: str) -> float:
+        return self.scale.measure(self.read_gradient(subject))
+
+    def read_gradient(self, subject: str) -> np.ndarray:
+        """Return the gradient of the logit of a subject's image by the weights, shape (trainable parameters,)."""
+        return self._open_probe().read(self.volumes.batch([subject]))
+
+    def make_scale(self) -> GradientScale:
+        """Return an empty scale for gradients of this model."""
+        return GradientScale(self._open_probe().parts)
+
+    def _open_probe(self) -> LogitProbe:
+        self._probe = self._probe or LogitProbe(self.model)  # not before it is needed: it is compiled
+        return self._probe
 
     def verify(self, asks: frozenset[str] = frozenset()) -> dict[str, Counts]:
         """Return each center's counts on its verification subjects, and its sum of losses if `asks` holds "loss"."""
-        names = [subject for members in self._verification.values() for subject in members]
+        names = [subject for members in self.verification.values() for subject in members]
         scores = dict(zip(names, self._predict(names), strict=True))
         return {
             center: self._count(members, scores, with_loss="loss" in asks)
-            for center, members in self._verification.items()
+            for center, members in self.verification.items()
         }
 
     def _count(self, members: list[str], scores: dict[str, float], *, with_loss: bool) -> Counts:

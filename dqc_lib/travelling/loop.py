@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from dqc_lib.fisher import GradientScale
 from dqc_lib.ledger import COLUMNS, Ledger
 from dqc_lib.quality import Counts, Docket, Rule, Verdict, WatchingRule, add_counts
 from dqc_lib.travelling.local import Update
 from dqc_lib.travelling.plan import Cycle
+
+FOLDS = 10  # parts of the watched images, each measured against the others
 
 
 class Engine(Protocol):
@@ -38,6 +39,9 @@ class Engine(Protocol):
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of the steps to come."""
+
+    def adjust_unit(self) -> float:
+        """Make update norms comparable with those of the watched cycle, and return the unit."""
 
 
 @dataclass
@@ -108,36 +112,40 @@ def travel(
     total = sum(len(visit.batches) for cycle in cycles for visit in cycle.visits)
     ledger = Ledger() if ledger is None else ledger
     with tqdm(total=total, desc=stage, unit="batch", disable=not progress) as bar:
-        journey = _Journey(engine, rule or WatchingRule(verifies=False), ledger, Docket(revisit_after), stage, bar)
         homes = {
             subject: visit.center
             for cycle in cycles
             for visit in cycle.visits
             for batch in visit.batches
             for subject in batch
+            if subject not in out
         }
+        docket = Docket(revisit_after, homes)
+        journey = _Journey(engine, rule or WatchingRule(verifies=False), ledger, docket, stage, bar)
         for cycle in cycles:
-            _travel_cycle(journey, cycle, out, homes)
+            _travel_cycle(journey, cycle, out)
             if after_cycle is not None:
                 after_cycle(cycle.number)
-        if closing_revisit and journey.docket.due:
+        if closing_revisit and docket.due:
             journey.stage = "closing"
-            _revisit(journey, journey.docket.call(), homes)
+            engine.adjust_unit()
+            _revisit(journey, docket.call())
             if after_cycle is not None:
                 after_cycle(journey.cycle)
-    return ledger, journey.docket
+    return ledger, docket
 
 
-def _travel_cycle(journey: _Journey, cycle: Cycle, exclude: frozenset[str], homes: dict[str, str]) -> None:
+def _travel_cycle(journey: _Journey, cycle: Cycle, exclude: frozenset[str]) -> None:
     journey.cycle = cycle.number
     journey.engine.set_learning_rate(cycle.learning_rate)
+    journey.engine.adjust_unit()
     for visit in cycle.visits:
         for batch in visit.batches:
             admitted = tuple(subject for subject in journey.docket.admit(batch) if subject not in exclude)
             if admitted:
                 _try_batch(journey, visit.center, admitted)
             _show(journey, visit.center)
-    _revisit(journey, journey.docket.call(cycle.number), homes)
+    _revisit(journey, journey.docket.call(cycle.number))
 
 
 def _try_batch(journey: _Journey, center: str, subjects: tuple[str, ...]) -> None:
@@ -149,24 +157,26 @@ def _try_batch(journey: _Journey, center: str, subjects: tuple[str, ...]) -> Non
                 journey.docket.defer(subject, cycle=journey.cycle)
 
 
-def _revisit(journey: _Journey, subjects: tuple[str, ...], homes: dict[str, str]) -> None:
+def _revisit(journey: _Journey, subjects: tuple[str, ...]) -> None:
     for subject in subjects:
-        harmless = _attempt(journey, homes[subject], (subject,), level="revisit", rejected="eliminated")
+        center = journey.docket.homes[subject]
+        harmless = _attempt(journey, center, (subject,), level="revisit", rejected="eliminated")
         journey.docket.close(subject, harmful=not harmless)
-        _show(journey, homes[subject], step=0)
+        _show(journey, center, step=0)
 
 
 def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level: str, rejected: str) -> bool:
     """Train, verify if the rule is suspicious, and roll back if it says harmful; return whether the attempt was
     accepted."""
     started, engine, rule, n = time.perf_counter(), journey.engine, journey.rule, len(subjects)
+    pooled = journey.docket.pools(center)
     # a rule that suspects nothing, however large the update, never needs the way back
     before = engine.snapshot() if rule.suspects(n=n, update_norm=math.inf) else None
     update = engine.train(center, subjects)
     reference, after, verdict = None, None, Verdict(False)
-    if rule.suspects(n=n, update_norm=update.norm):
+    if rule.suspects(n=n, update_norm=update.norm, pooled=pooled):
         reference, after = _verify_step(journey, before, center, subjects)
-        verdict = rule.judge(n=n, update_norm=update.norm, before=reference, after=after)
+        verdict = rule.judge(n=n, update_norm=update.norm, before=reference, after=after, pooled=pooled)
     if verdict.harmful:
         engine.restore(before)
         journey.accepted = reference
@@ -175,7 +185,7 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
     decision = rejected if verdict.harmful else "accepted"
     journey.decisions[decision] += 1
     journey.ledger.append(
-        **_row(journey, center, subjects, level=level, update=update, decision=decision)
+        **_row(journey, center, subjects, level=level, norm=update.norm, decision=decision)
         | _columns_of(after)
         | {f"reference_{name}": value for name, value in _columns_of(reference).items()}
         | {"tolerance": verdict.tolerance, "norm_limit": verdict.norm_limit, "seconds": time.perf_counter() - started}
@@ -210,7 +220,7 @@ def _columns_of(counts: Counts | None) -> dict[str, Any]:
 
 
 def _row(
-    journey: _Journey, center: str, subjects: tuple[str, ...], *, level: str, update: Update, decision: str
+    journey: _Journey, center: str, subjects: tuple[str, ...], *, level: str, norm: float | None, decision: str
 ) -> dict[str, Any]:
     known = {
         "cycle": journey.cycle,
@@ -219,7 +229,7 @@ def _row(
         "center": center,
         "subjects": list(subjects),
     }
-    return dict.fromkeys(COLUMNS) | known | {"n": len(subjects), "update_norm": update.norm, "decision": decision}
+    return dict.fromkeys(COLUMNS) | known | {"n": len(subjects), "update_norm": norm, "decision": decision}
 
 
 def _show(journey: _Journey, center: str, *, step: int = 1) -> None:
@@ -235,28 +245,26 @@ def watch(
     *,
     exclude: Collection[str] = (),
     ledger: Ledger | None = None,
-    repeats: int = 3,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Measure what updates of good images look like, and leave the model as it was.
+    """Measure how unusual good images are to the model, and leave the model as it was.
 
-    Each image is tried alone at a learning rate of 0, to learn the scale of the gradients (`engine.scale`), and then
-    again, together with the batches of the cycle, to measure the update norms; every center is measured against the
-    others only, so that its own images do not vouch for themselves. All of it is repeated, because dropout makes the
-    gradient of an image another one every time.
+    Training images teach the scale of the gradients (`engine.scale`), and are measured against it with their own tenth
+    left out, so that no image vouches for itself. Verification images, which the model has never trained on, are
+    measured as a new image would be.
 
     Parameters
     ----------
     engine : LocalCenters
         After pre-training, with frozen normalization.
     cycle : Cycle
-        Its batches are watched.
+        Its images are watched.
     exclude : collection of str
         Subjects left out.
     ledger : Ledger, optional
-        Receives one row of stage "watch" per attempt.
-    repeats : int
-        How often every image and batch is tried for each of the two.
+        Receives one row of stage "watch" per image.
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -265,37 +273,24 @@ def watch(
     """
     from tqdm.auto import tqdm
 
-    ledger, scale, out = Ledger() if ledger is None else ledger, GradientScale(), set(exclude)
-    batches = [
-        (visit.center, tuple(s for s in batch if s not in out)) for visit in cycle.visits for batch in visit.batches
-    ]
-    batches = [(center, subjects) for center, subjects in batches if subjects]
-    images = [(center, (subject,)) for center, subjects in batches for subject in subjects]
-    singles = images * repeats
-    tries = (images + [(center, subjects) for center, subjects in batches if len(subjects) > 1]) * repeats
-    before, engine.scale = engine.snapshot(), None
-    engine.set_learning_rate(0.0)
-    with tqdm(total=len(singles) + len(tries), desc="watch", unit="attempt", disable=not progress) as bar:
-        for center, subjects in singles:
-            engine.train(center, subjects, watched=True)
-            scale.add(engine.read_update(), fold=center)
+    ledger, scale, out = Ledger() if ledger is None else ledger, engine.make_scale(), set(exclude)
+    trained = [(visit.center, name) for visit in cycle.visits for batch in visit.batches for name in batch]
+    trained = [(center, name) for center, name in trained if name not in out]
+    unseen = [(center, name) for center, names in engine.verification.items() for name in names]
+    # every tenth image in the order of visits, so that a fold has a few of each center and the scale changes rarely
+    tries = [(center, name, fold) for fold in range(FOLDS) for center, name in trained[fold::FOLDS]]
+    with tqdm(total=2 * len(tries) + len(unseen), desc="watch", unit="image", disable=not progress) as bar:
+        for _, name, fold in tries:
+            scale.add(engine.read_gradient(name), fold=fold)
             bar.update()
         journey = _Journey(engine, WatchingRule(), ledger, Docket(), "watch", bar, cycle=cycle.number)
-        for center, subjects in tries:
+        for center, name, fold in [*tries, *((*image, None) for image in unseen)]:
             started = time.perf_counter()
-            loss = engine.train(center, subjects, watched=True).loss
-            update = Update(loss, scale.measure(engine.read_update(), without=center))
-            row = _row(
-                journey,
-                center,
-                subjects,
-                level="batch" if len(subjects) > 1 else "single",
-                update=update,
-                decision="accepted",
-            )
+            norm = scale.measure(engine.read_gradient(name), without=fold)
+            row = _row(journey, center, (name,), level="single", norm=norm, decision="accepted")
             ledger.append(**row | {"seconds": time.perf_counter() - started})
             bar.update()
-    engine.restore(before)
     engine.scale = scale
+    scale.reference = engine.measure_verification()
     frame = ledger.to_frame()
     return frame[frame["stage"] == "watch"]

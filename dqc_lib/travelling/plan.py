@@ -88,6 +88,11 @@ class Schedule:
         """Cycles before the arms part."""
         return self.warm_cycles + self.calm_cycles
 
+    @property
+    def looks(self) -> int:
+        """How often an arm can try one image alone: once per control cycle, and in the closing revisit."""
+        return self.control_cycles + 1
+
     def rate(self, cycle: int) -> float:
         """Return the learning rate of a cycle."""
         if cycle < self.warm_cycles:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import pandas as pd
 
 from dqc_lib.cohort import Cohort
 from dqc_lib.evaluation import COUNTS, METRICS, evaluate_cycles
+from dqc_lib.ledger import COUNTS as VERIFICATION_COUNTS
 from dqc_lib.ledger import summarize_subjects
 from dqc_lib.networks import load_sfcn
+from dqc_lib.quality import Counts, DriftGuard, add_counts
 from dqc_lib.travelling.local import LocalCenters, predict_subjects
 from dqc_lib.volumes import VolumeCache
 
@@ -59,7 +61,12 @@ class RunFolder:
 
     def _begin(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in ("ledger.jsonl", "predictions.csv", *(file.name for file in self.path.glob("cycle-*.keras"))):
+        for name in (
+            "ledger.jsonl",
+            "predictions.csv",
+            "verification.csv",
+            *(file.name for file in self.path.glob("cycle-*.keras")),
+        ):
             (self.path / name).unlink(missing_ok=True)
         self._write_note(finished=False)
 
@@ -84,11 +91,22 @@ class RunFolder:
         return self.path / f"cycle-{cycle:03d}.keras"
 
     def record_cycle(self, engine: LocalCenters, *, arm: str, cycle: int) -> None:
-        """Save the model after a cycle and its scores on the test subjects; a cycle recorded again replaces itself."""
+        """Save the model after a cycle, its scores on the test subjects and the sum of the centers' counts; a cycle
+        recorded again replaces itself."""
         engine.save(self.model_path(cycle))
-        rows = engine.score("test").assign(arm=arm, cycle=cycle)
-        before = self.read_predictions().query("cycle != @cycle")
-        pd.concat([before, rows] if len(before) else [rows]).to_csv(self.path / "predictions.csv", index=False)
+        counts = asdict(add_counts(engine.verify()))
+        verified = pd.DataFrame([{"cycle": cycle} | {name: counts[name] for name in VERIFICATION_COUNTS}])
+        for name, before, rows in (
+            ("predictions.csv", self.read_predictions(), engine.score("test").assign(arm=arm, cycle=cycle)),
+            ("verification.csv", self.read_verification(), verified),
+        ):
+            before = before.query("cycle != @cycle")
+            pd.concat([before, rows] if len(before) else [rows]).to_csv(self.path / name, index=False)
+
+    def read_verification(self) -> pd.DataFrame:
+        """Return the verification counts by cycle: columns cycle, fp, n_neg, fn, n_pos; empty before the first."""
+        path = self.path / "verification.csv"
+        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["cycle", *VERIFICATION_COUNTS], dtype=int)
 
     def read_predictions(self) -> pd.DataFrame:
         """Return the scores on the test subjects by arm and cycle; empty before the first cycle."""
@@ -111,14 +129,32 @@ class Arm:
         `Ledger.to_frame()`.
     predictions : DataFrame
         Scores on the test subjects by cycle.
+    verification : DataFrame
+        Counts of all verification subjects together, by cycle: cycle, fp, n_neg, fn, n_pos.
     folder : Path
         Where it lies, models of each cycle included.
+    floor : Counts, optional
+        Verification counts of the pre-trained model that it started from.
     """
 
     name: str
     ledger: pd.DataFrame
     predictions: pd.DataFrame
+    verification: pd.DataFrame
     folder: Path
+    floor: Counts | None = None
+
+    @property
+    def drift(self) -> pd.DataFrame:
+        """The verification counts with a column `risen`: the errors that stand beyond chance above the pre-trained
+        model's, see `DriftGuard`; "" is none."""
+        rows = self.verification
+        guard = DriftGuard(self.floor) if self.floor is not None else None
+        risen = [
+            " and ".join(guard.find_drift(Counts(row.fp, row.n_neg, row.fn, row.n_pos))) if guard else ""
+            for row in rows.itertuples()
+        ]
+        return rows.assign(risen=pd.Series(risen, index=rows.index, dtype=str))
 
     @property
     def history(self) -> pd.DataFrame:

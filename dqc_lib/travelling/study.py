@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from collections.abc import Collection
+from dataclasses import asdict, replace
 from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ from dqc_lib.cohort import Cohort, check_roles
 from dqc_lib.fisher import GradientScale
 from dqc_lib.ledger import Ledger
 from dqc_lib.networks import build_sfcn, load_sfcn
-from dqc_lib.quality import CalibratedRule, PublishedRule, Rule
+from dqc_lib.quality import CalibratedRule, Counts, PublishedRule, Rule
 from dqc_lib.travelling.local import LocalCenters
 from dqc_lib.travelling.loop import travel, watch
 from dqc_lib.travelling.plan import Schedule
@@ -24,20 +25,22 @@ from dqc_lib.travelling.runs import Arm, RunFolder
 from dqc_lib.volumes import VolumeCache
 
 ARMS = ("clean", "dirty", "qc")
-RULES = ("calibrated", "published")
-METHOD = 2
+RULES = ("calibrated", "guaranteed", "published")
+STARTS = ("good", "all")
+METHOD = 6
 """Raised whenever the same settings would give another run, so that folders of before are not taken for it."""
 FAR = 10  # times the largest watched update norm, from where on limits are worth a warning
+PRETRAINING = "pretraining"
 SCALE = "scale.npz"  # of the watched cycle, in the folder of the pre-training
 
 
 class Study:
     """One cohort, one schedule; a pre-training and the arms that start from it.
 
-    Harmful subjects are left out of the pre-training, as in the paper, of the watched cycle that ends it, from which
-    the calibrated rule takes its limits, and of the clean arm; that is all the ground truth is used for. A cohort
-    without the column `harm` is pre-trained and watched with whatever harm it holds. All arms share order, schedule
-    and seeds. Each run is computed once and read from its folder the next time.
+    The pre-training, and the watched cycle that ends it, from which the calibrated rule takes its limit, use the
+    subjects that `pretrain_on` says. All arms share order, schedule and seeds. Each run is computed once and read from
+    its folder the next time. After every cycle all centers verify the model, and an arm whose errors have risen beyond
+    chance since the pre-training is warned of (`Arm.drift`).
 
     What `check_roles` finds worth saying, such as centers that cannot verify, is logged as a warning when the study is
     made.
@@ -49,6 +52,11 @@ class Study:
     schedule : Schedule
     folder : path
         Runs go into subfolders named after the arm and a fingerprint of all that determines it.
+    pretrain_on : "good", "all" or collection of str
+        Training subjects of the pre-training. "good": all but those that the column `harm` marks, as in the paper;
+        that, and the clean arm, is all the ground truth is used for. "all": whatever harm there is, is there from the
+        first cycle on; so it is too where the cohort has no column `harm`. Or the subjects themselves: those of
+        centers that are trusted, or all but those that an earlier study eliminated.
     progress : bool
         Show progress bars.
     """
@@ -59,19 +67,21 @@ class Study:
         *,
         schedule: Schedule | None = None,
         folder: str | Path = "build/runs",
+        pretrain_on: str | Collection[str] = "good",
         progress: bool = True,
     ) -> None:
         for note in check_roles(cohort):
             logging.getLogger(__name__).warning(note)
         self.cohort, self.schedule, self.folder, self.progress = cohort, schedule or Schedule(), Path(folder), progress
         self.plan = self.schedule.plan(cohort)
+        self.held_back = _hold_back(cohort, pretrain_on)
         self.volumes = VolumeCache(cohort.table.set_index("subject")["path"].to_dict())
         self._contents: dict[tuple[str, int, int], str] = {}
 
     def pretrain(self) -> Arm:
         """Return the pre-training: warm cycles, frozen normalization, calm cycles, and a watched cycle for the
         calibrated rule."""
-        run = self._open("pretraining")
+        run = self._open(PRETRAINING)
         if not run.finished:
             self.volumes.check()
             schedule = self.schedule
@@ -79,18 +89,17 @@ class Study:
             engine = LocalCenters(self.cohort, model, volumes=self.volumes)
             ledger = Ledger(run.ledger_path)
             cycles = self.plan[: schedule.pretraining_cycles]
-            self._travel(
-                run, engine, cycles[: schedule.warm_cycles], ledger=ledger, stage="pretraining", arm="pretraining"
-            )
-            engine.freeze(exclude=self.cohort.harmful)
-            self._travel(
-                run, engine, cycles[schedule.warm_cycles :], ledger=ledger, stage="pretraining", arm="pretraining"
-            )
+            options = {"ledger": ledger, "stage": PRETRAINING, "arm": PRETRAINING, "exclude": self.held_back}
+            self._travel(run, engine, cycles[: schedule.warm_cycles], **options)
+            engine.freeze(exclude=self.held_back)
+            self._travel(run, engine, cycles[schedule.warm_cycles :], **options)
+            if cycles and not schedule.calm_cycles:  # the last cycle came before the normalization was frozen
+                run.record_cycle(engine, arm=PRETRAINING, cycle=cycles[-1].number)
             engine.save(self._start_path(run))
-            watch(engine, self.plan[-1], exclude=self.cohort.harmful, ledger=ledger, progress=self.progress)
+            watch(engine, self.plan[-1], exclude=self.held_back, ledger=ledger, progress=self.progress)
             engine.scale.save(run.path / SCALE)
             run.finish()
-        return self._read("pretraining", run)
+        return self._read(PRETRAINING, run)
 
     def run(self, arm: str, *, rule: Rule | str | None = None, name: str | None = None) -> Arm:
         """Return an arm, computed if its folder does not hold it yet.
@@ -99,8 +108,8 @@ class Study:
         ----------
         arm : {"clean", "dirty", "qc"}
             Without the harmful subjects; with them, unguarded; with them under quality control.
-        rule : Rule or "calibrated" or "published"
-            Of the arm "qc". "calibrated" takes its limits from the watched cycle.
+        rule : Rule or "calibrated" or "guaranteed" or "published"
+            Of the arm "qc"; see `make_rule`. "calibrated" is the one to use.
         name : str, optional
             What figures and tables call it; the arm's name if not given.
         """
@@ -109,12 +118,12 @@ class Study:
         if (rule is None) == (arm == "qc"):
             raise ValueError(f"arm {arm!r} needs {'a rule' if arm == 'qc' else 'no rule'}, got {rule!r}")
         if isinstance(rule, str) and rule not in RULES:
-            raise ValueError(f"rule must be 'calibrated', 'published' or a rule, got {rule!r}")
+            raise ValueError(f"rule must be a rule or one of {RULES}, got {rule!r}")
         start = self.pretrain()
         rule = self.make_rule(rule) if isinstance(rule, str) else rule
         run = self._open(name or arm, arm=arm, rule=rule)
         if not run.finished:
-            engine = self.open_engine(measure=rule is not None)
+            engine = self.open_engine(measure=rule is not None and "update norm" in rule.asks)
             ledger = Ledger(run.ledger_path)
             exclude = self.cohort.harmful if arm == "clean" else ()
             cycles = self.plan[self.schedule.pretraining_cycles :]
@@ -123,41 +132,54 @@ class Study:
             )
             run.finish()
         read = self._read(name or arm, run)
-        return Arm(
-            read.name, read.ledger, pd.concat([start.predictions.assign(arm=read.name), read.predictions]), read.folder
-        )
+        predictions = pd.concat([start.predictions.assign(arm=read.name), read.predictions])
+        last = start.verification.iloc[-1] if len(start.verification) else None
+        floor = None if last is None else Counts(*(int(last[name]) for name in ("fp", "n_neg", "fn", "n_pos")))
+        arm = replace(read, predictions=predictions, floor=floor)
+        for row in arm.drift.query("risen != ''").head(1).itertuples():
+            logging.getLogger(__name__).warning(
+                f"The model of the arm {arm.name!r} has drifted: from cycle {row.cycle} on it makes more {row.risen} "
+                "than the pre-trained model, beyond chance."
+            )
+        return arm
 
     def make_rule(self, name: str, **options: Any) -> Rule:
-        """Return a rule by name: "calibrated", with limits from the watched cycle, or "published"."""
+        """Return a rule by name.
+
+        "calibrated" has its limits from the watched cycle (`CalibratedRule.from_watch`), "guaranteed" that of a bound
+        on the chance to eliminate a good image (`CalibratedRule.with_guarantee`), and "published" a tolerance
+        (`PublishedRule`). Options are handed on.
+        """
         if name not in RULES:
-            raise ValueError(f"rule must be 'calibrated' or 'published', got {name!r}")
+            raise ValueError(f"rule must be one of {RULES}, got {name!r}")
         if name == "published":
             return PublishedRule(**options)
         ledger = self.pretrain().ledger
         watched = ledger[ledger["stage"] == "watch"]
+        if name == "guaranteed":
+            return CalibratedRule.with_guarantee(watched, **{"looks": self.schedule.looks} | options)
         rule = CalibratedRule.from_watch(watched, **options)
-        above = min(rule.limits.values()) / watched["update_norm"].max()
+        above = rule.limit / watched["update_norm"].max()
         if above > FAR:
             logging.getLogger(__name__).warning(
-                f"The limits of the calibrated rule lie {above:.0f} times above the largest watched update: they can "
-                "hardly flag anything; a longer pre-training or more subjects would steady them."
+                f"The limit of the calibrated rule lies {above:.0f} times above the largest watched update: it can "
+                "hardly flag anything; a longer pre-training or more subjects would steady it."
             )
         return rule
 
     def open_engine(self, *, measure: bool = False) -> LocalCenters:
         """Return the centers with the pre-trained model, ready for an arm; with `measure`, updates are measured."""
         self.pretrain()
-        run = self._open("pretraining")
+        run = self._open(PRETRAINING)
         engine = LocalCenters(self.cohort, load_sfcn(self._start_path(run)), volumes=self.volumes)
         if measure:
             engine.scale = GradientScale.load(run.path / SCALE)
         return engine
 
-    def _travel(self, run: RunFolder, engine: LocalCenters, cycles, *, arm: str, exclude=None, **options) -> None:
+    def _travel(self, run: RunFolder, engine: LocalCenters, cycles, *, arm: str, **options) -> None:
         travel(
             engine,
             cycles,
-            exclude=self.cohort.harmful if exclude is None else exclude,
             revisit_after=self.schedule.revisit_after,
             after_cycle=lambda cycle: run.record_cycle(engine, arm=arm, cycle=cycle),
             progress=self.progress,
@@ -168,16 +190,20 @@ class Study:
         return run.path / "pretrained.keras"
 
     def _open(self, name: str, *, arm: str | None = None, rule: Rule | None = None) -> RunFolder:
-        table = self.cohort.table.drop(columns="path").assign(
-            image=[self._hash_file(Path(path)) for path in self.cohort.table["path"]]
-        )
+        table = self.cohort.table
+        if arm is None:
+            # what it does not see does not change it, so that cohorts with other harm share it
+            table = table[~table["subject"].isin(self.held_back)].drop(columns=["harm", "placement"], errors="ignore")
+        images = [self._hash_file(Path(path)) for path in table["path"]]
         settings = {
             "name": name,
             "arm": arm,
             "rule": repr(rule),
             "schedule": asdict(self.schedule),
+            "held_back": sorted(self.held_back),
             "versions": {name: version(name) for name in ("dqc-lib", "keras")} | {"method": METHOD},
-            "cohort": sha256(table.to_csv(index=False).encode()).hexdigest(),
+            "cohort": sha256(table.drop(columns="path").assign(image=images).to_csv(index=False).encode()).hexdigest(),
+            "order": sha256(repr(self.plan).encode()).hexdigest(),
         }
         mark = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         return RunFolder(self.folder / f"{name}-{mark}", settings)
@@ -194,4 +220,20 @@ class Study:
         return self._contents[key]
 
     def _read(self, name: str, run: RunFolder) -> Arm:
-        return Arm(name, Ledger.read(run.ledger_path).to_frame(), run.read_predictions(), run.path)
+        ledger = Ledger.read(run.ledger_path).to_frame()
+        return Arm(name, ledger, run.read_predictions(), run.read_verification(), run.path)
+
+
+def _hold_back(cohort: Cohort, pretrain_on: str | Collection[str]) -> frozenset[str]:
+    """Return the training subjects that the pre-training leaves out."""
+    train = frozenset(cohort.table.loc[cohort.table["role"] == "train", "subject"])
+    if isinstance(pretrain_on, str):
+        if pretrain_on not in STARTS:
+            raise ValueError(f"pretrain_on must be one of {STARTS} or a collection of subjects, got {pretrain_on!r}")
+        return cohort.harmful & train if pretrain_on == "good" else frozenset()
+    named = frozenset(pretrain_on)
+    if unknown := sorted(named - train):
+        raise ValueError(f"pretrain_on must name training subjects of the cohort; these are not: {unknown[:12]}")
+    if not named:
+        raise ValueError("pretrain_on must name at least one training subject, got none")
+    return train - named

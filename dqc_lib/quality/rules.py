@@ -1,0 +1,106 @@
+"""What a rule is, the one that only watches, and the published one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from dqc_lib.quality.counts import DENOMINATORS, Counts
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an attempt looks harmful, and the limits it was held against (None: no such limit)."""
+
+    harmful: bool
+    tolerance: float | None = None
+    norm_limit: float | None = None
+
+
+class Rule(Protocol):
+    """What the travelling loop asks of a rule.
+
+    `pooled` tells it that most images of the attempt's center are flagged already, see `Docket.pools`.
+
+    `asks` names what each center must answer beyond its four integers: nothing, "loss" (see `Counts`) or "update norm"
+    (of the images it trains on). `isolates` says that the step is to be verified without the momentum of earlier
+    steps, as if these images alone moved the model.
+    """
+
+    asks: frozenset[str]
+    isolates: bool
+
+    def suspects(self, *, n: int, update_norm: float | None, pooled: bool = False) -> bool:
+        """Return whether the centers must verify this attempt; if not, it is accepted at once."""
+
+    def judge(
+        self, *, n: int, update_norm: float | None, before: Counts, after: Counts, pooled: bool = False
+    ) -> Verdict:
+        """Return the verdict on an attempt with n images, from the counts of the last accepted model and of the
+        candidate."""
+
+
+@dataclass(frozen=True)
+class WatchingRule:
+    """Accepts everything: with `verifies`, every attempt is verified and recorded; without, the model travels
+    unguarded."""
+
+    verifies: bool = True
+    asks: frozenset[str] = frozenset()
+    isolates: bool = False
+
+    def suspects(self, *, n: int, update_norm: float | None, pooled: bool = False) -> bool:
+        """Return whether attempts are to be verified for the record."""
+        return self.verifies
+
+    def judge(
+        self, *, n: int, update_norm: float | None, before: Counts, after: Counts, pooled: bool = False
+    ) -> Verdict:
+        """Return that it is harmless."""
+        return Verdict(False)
+
+
+@dataclass(frozen=True)
+class PublishedRule:
+    """Harmful if either error rate rises by more than the tolerance times the number of images, strictly.
+
+    Parameters
+    ----------
+    tolerance : float
+        Allowed increase of a rate per image, at least 0; 0.02 is the authors' example.
+    denominators : {"standard", "published"}
+        See `Counts.rates`.
+
+    Examples
+    --------
+    >>> rule = PublishedRule(tolerance=0.02)
+    >>> before, after = Counts(2, 10, 1, 10), Counts(3, 10, 1, 10)
+    >>> rule.judge(n=1, update_norm=None, before=before, after=after).harmful
+    True
+    >>> rule.judge(n=5, update_norm=None, before=before, after=after).harmful
+    False
+    """
+
+    tolerance: float = 0.02
+    denominators: str = "standard"
+    asks: frozenset[str] = frozenset()
+    isolates: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise ValueError(f"tolerance must be a finite number >= 0, got {self.tolerance!r}")
+        if self.denominators not in DENOMINATORS:
+            raise ValueError(f"denominators must be one of {DENOMINATORS}, got {self.denominators!r}")
+
+    def suspects(self, *, n: int, update_norm: float | None, pooled: bool = False) -> bool:
+        """Return True: every attempt is verified."""
+        return True
+
+    def judge(
+        self, *, n: int, update_norm: float | None, before: Counts, after: Counts, pooled: bool = False
+    ) -> Verdict:
+        """Return the verdict of the published rule; an undefined rate accuses nobody."""
+        allowed = self.tolerance * n
+        pairs = zip(before.rates(self.denominators), after.rates(self.denominators), strict=True)
+        return Verdict(any(new > old + allowed for old, new in pairs), tolerance=allowed)
