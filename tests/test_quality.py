@@ -153,19 +153,27 @@ def make_watch(*logs, n=1):
 
 
 def test_the_limits_follow_from_median_and_ninetieth_percentile():
-    # logs 0 to 10: median 5, 90th percentile 9, so the limit is exp(9 + 3 x 4) = exp(21)
+    # logs 0 to 10: median 5, 90th percentile 9, so the limit is exp(9 + 4 x 4) = exp(25)
     rule = CalibratedRule.from_watch(make_watch(*range(11)))
-    assert math.log(rule.limit) == pytest.approx(21.0)
-    assert math.log(rule.pooled_limit) == pytest.approx(9.0)
+    assert math.log(rule.limit) == pytest.approx(25.0)
+    assert math.log(rule.pooled_limit) == pytest.approx(17.0), "halfway from the percentile to the limit"
     # logs 0, 0, 2, 6: median 1, 90th percentile 2 + 0.7 x 4 = 4.8, so exp(4.8 + 0.5 x 3.8)
     uneven = CalibratedRule.from_watch(make_watch(6, 0, 2, 0), reach=0.5)
-    assert (math.log(uneven.limit), math.log(uneven.pooled_limit)) == pytest.approx((6.7, 4.8))
+    assert (math.log(uneven.limit), math.log(uneven.pooled_limit)) == pytest.approx((6.7, 5.75))
+
+
+def test_the_limit_is_not_below_what_was_watched_but_for_three_percent():
+    # 100 logs: 88 at 0, 12 at 1 to 12; the 90th percentile 2.1 (median 0) gives 8.4, and but for three the largest is 9
+    rule = CalibratedRule.from_watch(make_watch(*np.zeros(88), *range(1, 13)), reach=3.0)
+    assert math.log(rule.limit) == pytest.approx(9.0)
+    assert math.log(rule.pooled_limit) == pytest.approx((9.0 + 2.1) / 2)
+    assert rule.level == pytest.approx(5 / 101), "four lie at or above it"
 
 
 def test_the_level_is_the_share_of_watched_images_at_or_above_the_limit_the_new_one_counted_too():
     watched = make_watch(*range(11))
-    assert CalibratedRule.from_watch(watched).level == pytest.approx(1 / 12), "none of 11 lies above exp(21)"
-    assert CalibratedRule.from_watch(watched, reach=0.1).level == pytest.approx(2 / 12), "one lies above exp(9.4)"
+    assert CalibratedRule.from_watch(watched).level == pytest.approx(1 / 12), "none of 11 lies above exp(25)"
+    assert CalibratedRule.from_watch(watched, reach=0.1).level == pytest.approx(2 / 12), "the largest, 10, is the limit"
     assert CalibratedRule.from_watch(make_watch(3.0), reach=1.0).level == 1, "equal norms lie at it"
 
 
@@ -178,11 +186,11 @@ def test_attempts_with_several_images_do_not_count_in_the_calibration():
         CalibratedRule.from_watch(make_watch(50, 60, 70, n=2))
 
 
-def test_five_percent_of_harmful_images_hardly_move_the_limit():
+def test_three_percent_of_harmful_images_hardly_move_the_limit():
     good = np.random.default_rng(0).normal(5.0, 0.5, 190)
     clean = CalibratedRule.from_watch(make_watch(*good))
-    mixed = CalibratedRule.from_watch(make_watch(*good, *np.full(10, 14.0)))
-    assert clean.limit < mixed.limit < 2 * clean.limit
+    mixed = CalibratedRule.from_watch(make_watch(*good, *np.full(5, 14.0)))
+    assert clean.limit < mixed.limit < 1.5 * clean.limit
     assert clean.pooled_limit < mixed.pooled_limit < 1.2 * clean.pooled_limit
     assert mixed.suspects(n=1, update_norm=math.exp(14.0))
     assert not any(mixed.suspects(n=1, update_norm=math.exp(log)) for log in good)

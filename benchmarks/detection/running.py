@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 from tqdm import tqdm
 
 from benchmarks.detection.grid import Task
+
+TASKS = 3  # per process: what TensorFlow keeps of each model adds up
 
 
 def settle_process() -> None:
@@ -33,10 +35,10 @@ def run_all(tasks: list[Task], build: Path, *, processes: int) -> None:
     first = {task.seed: task for task in reversed(tasks) if task.scenario in ("clean start", "no harm")}
     waves = [list(first.values()), [task for task in tasks if task not in first.values()]]
     with (
-        ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=settle_process) as pool,
+        get_context("spawn").Pool(processes, initializer=settle_process, maxtasksperchild=TASKS) as pool,
         tqdm(total=len(tasks), unit="task") as bar,
     ):
         for wave in waves:
-            for done in as_completed([pool.submit(run_one, task, build) for task in wave]):
-                bar.set_postfix_str(done.result())
+            for name in pool.imap_unordered(partial(run_one, build=build), wave):
+                bar.set_postfix_str(name)
                 bar.update()

@@ -12,7 +12,8 @@ from dqc_lib.quality.counts import Counts
 from dqc_lib.quality.evidence import rank_among
 from dqc_lib.quality.rules import Verdict
 
-TAIL = 0.1  # share of good images above the limit that holds at a center most of whose images are flagged
+TAIL = 0.1  # share of watched images whose norms are beyond the percentile that limits start from
+SPARED = 0.03  # share of watched images that may be harmful, and are not heard on where the limit has to be
 ROUNDING = 1e-9  # so that 2 * 0.05 / 9 * 90 counts as 1
 
 
@@ -60,13 +61,13 @@ class CalibratedRule:
             raise ValueError(f"acquittal must be at least 1 verification subject, got {self.acquittal!r}")
 
     @classmethod
-    def from_watch(cls, watched: pd.DataFrame, *, reach: float = 3.0, acquittal: int = 5) -> CalibratedRule:
+    def from_watch(cls, watched: pd.DataFrame, *, reach: float = 4.0, acquittal: int = 5) -> CalibratedRule:
         """Return the rule whose limits come from a cycle that only watched.
 
-        With m the median and q the 90th percentile of the log update norms, the limit is exp(q + reach * (q - m)), and
-        that of a center most of whose images are flagged exp(q). Update norms are skewed, so the upper half alone says
-        how far good ones spread; and what lies beyond the 90th percentile, a few harmful images in the watched cycle
-        for example, hardly moves the limit.
+        With m the median and q the 90th percentile of the log update norms, the limit is exp(q + reach * (q - m)), or
+        the largest watched norm but for 3 % of them where that is larger; at a center most of whose images are flagged
+        it is halfway between that and exp(q), in logs. Update norms are skewed, so the upper half alone says how far
+        good ones spread; and a few harmful images in the watched cycle hardly move the limit.
 
         Parameters
         ----------
@@ -86,8 +87,9 @@ class CalibratedRule:
             raise ValueError(f"reach must be at least 0, got {reach!r}")
         norms = _list_norms(watched)
         median, high = np.quantile(np.log(norms), (0.5, 1 - TAIL))
-        limit = float(np.exp(high + reach * (high - median)))
-        return cls(limit, float(np.exp(high)), acquittal, float(rank_among([limit], norms)[0]))
+        tail = np.sort(norms)[::-1][math.floor(SPARED * len(norms))]
+        limit = max(float(np.exp(high + reach * (high - median))), float(tail))
+        return cls(limit, math.sqrt(limit * np.exp(high)), acquittal, float(rank_among([limit], norms)[0]))
 
     @classmethod
     def with_guarantee(

@@ -46,8 +46,8 @@ class Engine(Protocol):
 
 @dataclass
 class _Journey:
-    """What the loop carries along: the parties, the books, and the counts of the last accepted model (None: not
-    verified)."""
+    """What the loop carries along: the parties, the books, the counts of the last accepted model (None: not verified),
+    and whether the model has moved since the unit of the norms was measured."""
 
     engine: Engine
     rule: Rule
@@ -56,6 +56,7 @@ class _Journey:
     stage: str
     bar: Any
     accepted: Counts | None = None
+    moved: bool = True
     cycle: int = 0
     decisions: Counter = field(default_factory=Counter)
 
@@ -139,6 +140,7 @@ def _travel_cycle(journey: _Journey, cycle: Cycle, exclude: frozenset[str]) -> N
     journey.cycle = cycle.number
     journey.engine.set_learning_rate(cycle.learning_rate)
     journey.engine.adjust_unit()
+    journey.moved = False
     for visit in cycle.visits:
         for batch in visit.batches:
             admitted = tuple(subject for subject in journey.docket.admit(batch) if subject not in exclude)
@@ -173,6 +175,11 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
     # a rule that suspects nothing, however large the update, never needs the way back
     before = engine.snapshot() if rule.suspects(n=n, update_norm=math.inf) else None
     update = engine.train(center, subjects)
+    if journey.moved and _is_close(rule, n, update.norm, pooled=pooled):
+        engine.restore(before)
+        engine.adjust_unit()
+        journey.moved = False
+        update = engine.train(center, subjects)
     reference, after, verdict = None, None, Verdict(False)
     if rule.suspects(n=n, update_norm=update.norm, pooled=pooled):
         reference, after = _verify_step(journey, before, center, subjects)
@@ -182,6 +189,7 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
         journey.accepted = reference
     else:
         journey.accepted = None if rule.isolates else after
+        journey.moved = True
     decision = rejected if verdict.harmful else "accepted"
     journey.decisions[decision] += 1
     journey.ledger.append(
@@ -191,6 +199,14 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
         | {"tolerance": verdict.tolerance, "norm_limit": verdict.norm_limit, "seconds": time.perf_counter() - started}
     )
     return not verdict.harmful
+
+
+def _is_close(rule: Rule, n: int, norm: float | None, *, pooled: bool) -> bool:
+    """Return whether the attempt is suspicious, but would not be with half the norm: too close to go by a unit that was
+    measured some steps ago."""
+    if norm is None or not rule.suspects(n=n, update_norm=norm, pooled=pooled):
+        return False
+    return not rule.suspects(n=n, update_norm=norm / 2, pooled=pooled)
 
 
 def _verify_step(journey: _Journey, before: Any, center: str, subjects: tuple[str, ...]) -> tuple[Counts, Counts]:
