@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from dqc_lib import pages
 from dqc_lib.cohort import Cohort
 from dqc_lib.ledger import COLUMNS, Ledger
-from dqc_lib.quality import PublishedRule
+from dqc_lib.quality import Counts, PublishedRule
 from dqc_lib.report import write_report
 from dqc_lib.report.flagged import choose_images
 from dqc_lib.travelling import Arm, Schedule, Study
@@ -162,6 +162,20 @@ def test_the_summary_counts_images_centers_attempts_and_test_subjects(report, co
     assert "Test AUROC of qc, cycle 2: 1.00 (n = 30: 15 diseased, 15 controls; " in said
     # sub-7, a patient, stands below all 15 controls: 14 of 15 patients stand above them
     assert "Test AUROC of dirty, cycle 2: 0.93 (n = 30: 15 diseased, 15 controls; 95 % interval " in said
+
+
+def test_the_summary_says_whether_the_errors_have_risen_since_the_pre_training(report, cohort, tmp_path):
+    verified = pd.DataFrame({"cycle": [1, 2], "fp": [3, 30], "n_neg": 40, "fn": [9, 8], "n_pos": 20})
+    ours = make_arm(tmp_path, cohort)
+    drifted = replace(ours, verification=verified, floor=Counts(2, 40, 9, 20))
+    said = read_words(report(controlled=drifted))
+    line = (
+        "Verification subjects of qc since the pre-training: false positives from 2 to {} of 40, false negatives from 9"
+    )
+    assert f"{line.format(30)} to 8 of 20. More false positives than chance explains." in said
+    calm = replace(drifted, verification=verified[:1])
+    assert f"{line.format(3)} to 9 of 20. No more than chance explains." in read_words(report(controlled=calm))
+    assert "since the pre-training" not in read_words(report(controlled=ours)), "a run of before has no such record"
 
 
 def test_the_data_check_counts_roles_and_centers_and_names_the_silent(tmp_path, report):

@@ -1200,7 +1200,7 @@ def test_the_calibrated_rule_takes_its_limit_from_the_watched_cycle(arms, cohort
     at = 0.9 * (len(logs) - 1)  # the 90th percentile lies between two of them
     high = logs[int(at)] + (at % 1) * (logs[int(at) + 1] - logs[int(at)])
     assert math.log(rule.pooled_limit) == pytest.approx((high + math.log(rule.limit)) / 2)
-    assert math.log(rule.limit) == pytest.approx(high + 3 * (high - np.median(logs)))
+    assert math.log(rule.limit) == pytest.approx(high + 4 * (high - np.median(logs)))
     arm = tiny.run("qc", rule="calibrated", name="calibrated")
     assert (arm.ledger["update_norm"] >= 0).all()
     limits = arm.ledger["norm_limit"].fillna(rule.limit)

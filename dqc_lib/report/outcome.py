@@ -9,6 +9,7 @@ from dqc_lib.figures import draw_history
 from dqc_lib.figures.fairness import draw_forest
 from dqc_lib.pages import draw_table
 from dqc_lib.report.material import Material, count, find_worst_center, show, write_list, write_paragraph, write_section
+from dqc_lib.travelling import Arm
 
 METRICS = {"sensitivity": "Sensitivity", "specificity": "Specificity", "auroc": "AUROC"}
 NO_TEST = "No subject has the role 'test', so there are no test figures."
@@ -33,8 +34,19 @@ def write_summary(material: Material, name: str, heading: str) -> str:
         "deferred at least once."
     )
     told += [_tell_auroc(material, arm.name) for arm in material.arms] if len(material.final) else [NO_TEST]
+    told += [_tell_drift(arm) for arm in material.arms if arm.floor is not None and len(arm.verification)]
     says = "What quality control did, and how well the model diagnoses test subjects at the end."
     return write_section(name, heading=heading, says=says, parts=[write_list(told)])
+
+
+def _tell_drift(arm: Arm) -> str:
+    """Return in words how the errors on verification subjects changed since the pre-training."""
+    last, floor = arm.drift.iloc[-1], arm.floor
+    errors = f"false positives from {floor.fp} to {last['fp']} of {floor.n_neg}, false negatives from {floor.fn} to "
+    verdict = f"More {last['risen']} than chance explains." if last["risen"] else "No more than chance explains."
+    return (
+        f"Verification subjects of {arm.name} since the pre-training: {errors}{last['fn']} of {floor.n_pos}. {verdict}"
+    )
 
 
 def _tell_auroc(material: Material, arm: str) -> str:
