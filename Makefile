@@ -1,7 +1,8 @@
 # make tutorial   every notebook executed in order, gallery in build/gallery/index.html
 # make test       style check, then the whole test suite (which executes the notebooks too)
 # make lab        JupyterLab on the notebooks
-# make env        the environment alone, in .venv; the three above build it when it is missing or out of date
+# make bench      a small run of the study of detection, under a minute (python -m benchmarks.detection is the whole one)
+# make env        the environment alone, in .venv; the four above build it when it is missing or out of date
 # make clean      removes build/ and caches; make clean-all removes .venv as well
 #
 # Options: PYTHON=/path/to/python3.11   the interpreter .venv is made from
@@ -17,7 +18,7 @@ ARGS ?=
 QUIET := -qq --disable-pip-version-check --no-input --only-binary :all:
 
 .DEFAULT_GOAL := help
-.PHONY: help tutorial test lab env clean clean-all
+.PHONY: help tutorial test lab bench env clean clean-all
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -31,6 +32,9 @@ test: $(STAMP)
 
 lab: $(STAMP)
 	@$(BIN) -m jupyterlab $(ARGS) notebooks
+
+bench: $(STAMP)
+	@$(BIN) -m benchmarks.detection --quick $(ARGS)
 
 env: $(STAMP)
 

@@ -21,6 +21,7 @@ EXPECTED = [
     "04_quality_control",
     "05_explore_flagged",
     "06_subgroup_fairness",
+    "07_choosing_the_rule",
     "your_own_cohort",
 ]
 FOUND = sorted(path.stem for path in FOLDER.glob("*.ipynb"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -12,45 +11,36 @@ import pandas as pd
 
 import dqc_lib as dqc
 from benchmarks.detection.cohorts import find_groups, make_cohort, make_large_cohort, mark_slots, write_marked
-from benchmarks.detection.grid import Task
+from benchmarks.detection.grid import UNGUARDED, Task
+from benchmarks.detection.store import list_missing, write_cell
+from dqc_lib.harm import parse_harm
 
 SMALL = {"warm_cycles": 14, "calm_cycles": 8, "control_cycles": 5}
+QUICK = {"warm_cycles": 1, "calm_cycles": 0, "control_cycles": 1, "width": 0.05}
 LARGE = {"warm_cycles": 8, "calm_cycles": 4, "control_cycles": 5, "learning_rate": 3e-4}
-TRUSTED = 4  # mixed centers that the pre-training may rely on
+TRUSTED = 3  # mixed centers that the pre-training may rely on: all that hold no harm
 STEALTH = (0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01)
 MARGIN = 0.95  # of the limit, which the adversary knows
 
 
 def run_task(task: Task, build: Path) -> str:
     """Run the cells of a task that are not there yet; return its name."""
-    wanted = [rule for rule in task.rules if not find_cell(task, rule, build).exists()]
+    wanted = list_missing(task, build)
     if wanted:
         study = prepare_study(task, build)
         for rule in wanted:
-            row = run_detectors(study) if rule == "detectors" else run_rule(study, rule)
-            write_cell(find_cell(task, rule, build), {"task": vars(task) | {"rules": None}, "rule": rule} | row)
+            write_cell(task, rule, build, run_detectors(study) if rule == "detectors" else run_rule(study, rule))
         shutil.rmtree(build / "harmful" / task.name, ignore_errors=True)
     return task.name
 
 
-def find_cell(task: Task, rule: str, build: Path) -> Path:
-    """Return the file of a cell."""
-    return build / "cells" / f"{task.name}-{rule.replace(' ', '_')}.json"
-
-
-def write_cell(path: Path, cell: dict) -> None:
-    """Write a cell aside and rename it, so that a killed study leaves whole ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(cell) + "\n", encoding="utf-8")
-    aside.replace(path)
-
-
 def prepare_study(task: Task, build: Path) -> dqc.Study:
     """Return the study of a task: cohort harmed, pre-training chosen."""
-    large = task.scenario == "83 centers"
-    cohort = (make_large_cohort if large else make_cohort)(task.seed, build)
-    schedule = dqc.Schedule(seed=task.seed, **(LARGE if large else SMALL))
+    if task.large:
+        cohort, settings = make_large_cohort(task.seed, build), LARGE
+    else:
+        cohort, settings = make_cohort(task.seed, build, quick=task.quick), QUICK if task.quick else SMALL
+    schedule = dqc.Schedule(seed=task.seed, **settings)
     slots = mark_slots(cohort, seed=task.seed, n_centers=max(task.n_centers, 2))
     strengths = tune_adversary(cohort, slots, schedule, build) if task.scenario == "adversary" else None
     if task.kind == "none":
@@ -80,17 +70,18 @@ def choose_start(
 ) -> str | list[str]:
     """Return what the pre-training uses: never the new scanners, and the harmful places only where the row says so."""
     table = cohort.table[cohort.table["role"] == "train"]
-    groups = table["center"].map(find_groups(cohort.table))
-    met = table[groups != "new scanner"]
+    table = table.assign(group=table["center"].map(find_groups(cohort.table)))
+    met = table[table["group"] != "new scanner"]
     good = met[~met["subject"].isin(slots["subject"])]
     if task.scenario == "harm from the first cycle":
         return list(met["subject"])
     if task.scenario == "trusted centers":
-        mixed = good[~good["center"].isin(slots["center"]) & (groups == "known")]
+        mixed = good[~good["center"].isin(slots["center"]) & (good["group"] == "known")]
         trusted = mixed.groupby("center").size().sort_values(ascending=False).index[:TRUSTED]
         return list(mixed.loc[mixed["center"].isin(trusted), "subject"])
     if task.scenario == "screened centers":
-        screened = dqc.screen_centers(cohort, schedule=schedule, folder=build / "runs", progress=False)
+        groups = 2 if task.quick else 3
+        screened = dqc.screen_centers(cohort, schedule=schedule, groups=groups, folder=build / "runs", progress=False)
         calm = set(screened.loc[~screened["suspicious"], "subject"])
         return [subject for subject in met["subject"] if subject in calm]
     if task.scenario == "second pass":
@@ -101,8 +92,8 @@ def choose_start(
 
 
 def tune_adversary(cohort: dqc.Cohort, slots: pd.DataFrame, schedule: dqc.Schedule, build: Path) -> dict[str, float]:
-    """Return for every marked image the strongest blend with its inverse whose update norm stays below the limit: the
-    adversary knows the model, the scale and the rule."""
+    """Return for every marked image the strongest blend with its inverse whose update norm stays below the limit, or
+    the weakest if none does: the adversary knows the model, the scale and the rule."""
     good = cohort.table[(cohort.table["role"] == "train") & ~cohort.table["subject"].isin(slots["subject"])]
     groups = good["center"].map(find_groups(cohort.table))
     study = open_study(cohort, schedule, build, list(good.loc[groups != "new scanner", "subject"]))
@@ -125,7 +116,7 @@ def run_rule(study: dqc.Study, rule: str) -> dict:
     started = time.perf_counter()
     study.pretrain()
     trained = time.perf_counter()
-    if rule in ("clean", "dirty"):
+    if rule in UNGUARDED:
         arm = study.run(rule)
     elif rule.startswith("published"):
         arm = study.run("qc", rule=study.make_rule("published", tolerance=float(rule.split()[1])), name="published")
@@ -147,20 +138,21 @@ def run_rule(study: dqc.Study, rule: str) -> dict:
 
 
 def describe_images(study: dqc.Study, arm: dqc.Arm) -> pd.DataFrame:
-    """Return one row per training image: its group, whether it was eliminated, and how often it was tried alone and
-    rejected."""
+    """Return one row per training image: its group, how strong the harm is (NaN: none), whether it was eliminated, and
+    how often it was tried alone and rejected."""
     table = study.cohort.table[study.cohort.table["role"] == "train"]
-    harmed = table["harm"] != "" if "harm" in table else pd.Series(False, index=table.index)
+    marks = table["harm"] if "harm" in table else pd.Series("", index=table.index)
     placement = table["placement"] if "placement" in table else pd.Series("", index=table.index)
     alone = arm.ledger[(arm.ledger["level"] != "batch") & arm.ledger["stage"].isin(("control", "closing"))]
     alone = alone.assign(subject=[names[0] for names in alone["subjects"]], rejected=alone["decision"] != "accepted")
     counts = alone.groupby("subject")["rejected"].agg(["size", "sum"]).reindex(table["subject"], fill_value=0)
-    group = table["center"].map(find_groups(study.cohort.table)).mask(harmed, placement)
+    group = table["center"].map(find_groups(study.cohort.table)).mask(marks != "", placement)
     return pd.DataFrame(
         {
             "subject": table["subject"],
             "center": table["center"],
             "group": group,
+            "strength": [parse_harm(mark)[1] if mark else float("nan") for mark in marks],
             "eliminated": table["subject"].isin(arm.eliminated),
             "looks": counts["size"].to_numpy(),
             "rejections": counts["sum"].to_numpy(),
@@ -169,7 +161,10 @@ def describe_images(study: dqc.Study, arm: dqc.Arm) -> pd.DataFrame:
 
 
 def run_detectors(study: dqc.Study) -> dict:
-    """Return how every detector, and the update norm, scores the training images with the pre-trained model."""
+    """Return how every detector, and the update norm, scores the training images with the pre-trained model.
+
+    Without harm its places stand in for it: what a score makes of them it owes to their being new to the model.
+    """
     from dqc_lib.detection import score_images
 
     engine = study.open_engine(measure=True)
@@ -181,6 +176,6 @@ def run_detectors(study: dqc.Study) -> dict:
     )
     others = score_images(engine.model, study.cohort, volumes=engine.volumes)
     scores = pd.concat([own, others[["subject", "score", "detector", "seconds"]]])
-    known = table.set_index("subject")
-    placement = known["placement"].mask(known["harm"] == "", "")
-    return {"scores": scores.assign(placement=scores["subject"].map(placement)).to_dict("list")}
+    marked = table[table["harm"] != ""] if "harm" in table else mark_slots(study.cohort, seed=study.schedule.seed)
+    placement = scores["subject"].map(marked.set_index("subject")["placement"]).fillna("")
+    return {"scores": scores.assign(placement=placement).to_dict("list")}

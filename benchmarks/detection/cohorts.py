@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +21,35 @@ GROUPS = (
     *("one image" for _ in ONE_IMAGE),
     *("new scanner" for _ in NEW_SCANNER),
 )
+QUICK = (*((3, 3) for _ in MIXED), (0, 3), (3, 0), (0, 2), *ONE_IMAGE, (2, 2), (2, 2))
+QUICK_SHAPE = (14, 17, 14)
 SHAPE = (28, 34, 28)  # voxels of 5.7 mm: as many attempts as possible in three hours
-RECIPE = {"shape": SHAPE, "disease": 2.0}
-LARGE = {"shape": SHAPE, "disease": 2.0, "seed": 83}
+DISEASE = 2.0
+LARGE = {"shape": SHAPE, "disease": DISEASE, "seed": 83}
 SINGLES = 5
 
 
-def make_cohort(seed: int, folder: Path) -> dqc.Cohort:
-    """Return a good cohort with roles: mixed centers, some of one class, some of one image, two with new scanners."""
-    recipe = dqc.Recipe(seed=2025 + seed, **RECIPE)
-    table = dqc.draw_subjects((*MIXED, *ONE_CLASS, *ONE_IMAGE, *NEW_SCANNER), seed=seed, first=1 + 1000 * seed)
+def draw_cohort(seed: int, folder: Path, *, quick: bool = False) -> dqc.Cohort:
+    """Return a good cohort with roles, its images still to be painted: mixed centers, some of one class, some of one
+    image, two with new scanners; with `quick` the same centers, smaller."""
+    sites = QUICK if quick else (*MIXED, *ONE_CLASS, *ONE_IMAGE, *NEW_SCANNER)
+    table = dqc.draw_subjects(sites, seed=seed, first=1 + 1000 * seed)
     new = table["center"].map(find_groups(table)) == "new scanner"
     table.loc[new, "scanner"] = "vendor N" + table.loc[new, "center"].str[-1]  # no other center has it
     root = folder / f"phantoms-{seed}"
     table["path"] = [str((root / name / "anat" / f"{name}_T1w.nii.gz").resolve()) for name in table["subject"]]
-    for row in table.itertuples():
+    return dqc.split_by_subject(dqc.Cohort(table, root), seed=seed, verification=0.2, test=0.3)
+
+
+def make_cohort(seed: int, folder: Path, *, quick: bool = False) -> dqc.Cohort:
+    """Return a good cohort with roles and images; with `quick` these are smaller too."""
+    recipe = dqc.Recipe(seed=2025 + seed, shape=QUICK_SHAPE if quick else SHAPE, disease=DISEASE)
+    cohort = draw_cohort(seed, folder, quick=quick)
+    for row in cohort.table.itertuples():
         if not Path(row.path).exists():
             person = {name: getattr(row, name) for name in ("center", "diagnosis", "sex", "age", "scanner")}
             write_volume(row.path, dqc.paint_phantom(row.subject, recipe=recipe, **person), affine=recipe.affine)
-    return dqc.split_by_subject(dqc.Cohort(table, root), seed=seed, verification=0.2, test=0.3)
+    return cohort
 
 
 def make_large_cohort(seed: int, folder: Path) -> dqc.Cohort:
@@ -76,6 +87,13 @@ def mark_slots(cohort: dqc.Cohort, *, seed: int, n_centers: int = 2, n_single: i
     placement = train["center"].map(lambda center: "center" if center in whole else "")
     placement = placement.mask(train["subject"].isin(singles), "single")
     return train.assign(placement=placement)[placement != ""]
+
+
+@lru_cache(maxsize=32)
+def find_places(seed: int, *, quick: bool = False) -> frozenset[str]:
+    """Return the subjects that two whole centers and the single images take; a clean start does not train on them,
+    whether they are harmed or not."""
+    return frozenset(mark_slots(draw_cohort(seed, Path(), quick=quick), seed=seed)["subject"])
 
 
 def write_marked(

@@ -122,27 +122,39 @@ def draw_evidence(evidence: pd.DataFrame, *, alpha: float, title: str) -> Figure
         raise ValueError("expected e-values of at least 0, one or more; came a negative one, NaN or none")
     rows = evidence if "combine" in evidence else evidence.assign(combine="e-value")
     ways = list(rows["combine"].unique())
-    known = np.append(values[(values > 0) & np.isfinite(values)], 1 / alpha)
-    bottom, top = math.floor(np.log10(known.min())) - 1, math.ceil(np.log10(known.max())) + 0.3
     figure = start_figure(title=title, alt=_tell_evidence(rows, alpha), height=PANEL_HEIGHT * len(ways) + 110)
     heads = [escape(way) for way in ways] if len(ways) > 1 else None
     figure.set_subplots(len(ways), 1, shared_xaxes=True, subplot_titles=heads, vertical_spacing=0.12 / len(ways))
     figure.update_annotations(font_size=13, x=0, xanchor="left")
+    line = {"color": PALETTE["black"], "width": 1.5, "dash": "dash"}
     for row, way in enumerate(ways, start=1):
+        own = rows[rows["combine"] == way]
+        floor = _scale_evidence(figure, own["e_value"].to_numpy(dtype=float), 1 / alpha, row=row)
         for kind in ("good", "harmful"):
-            part = rows[(rows["combine"] == way) & (rows["harmful"].astype(bool) == (kind == "harmful"))]
-            _add_evidence(figure, part, kind, floor=10.0**bottom, row=row)
-        line = {"color": PALETTE["black"], "width": 1.5, "dash": "dash"}
+            part = own[own["harmful"].astype(bool) == (kind == "harmful")]
+            _add_evidence(figure, part, kind, floor=floor, row=row)
         figure.add_hline(y=1 / alpha, line=line, row=row, col=1)
-    figure.add_trace({"type": "scatter", "x": [None], "y": [None], "mode": "lines", "line": line}, row=1, col=1)
-    figure.data[-1].update(name=f"1 / alpha = {1 / alpha:.3g}", hoverinfo="skip")
-    ticks = np.arange(bottom + 1, int(top) + 1, max(1, math.ceil((top - bottom) / 6)))
-    figure.update_yaxes(type="log", range=[bottom - 0.3, top], tickvals=[10.0**bottom, *(10.0**ticks)])
-    figure.update_yaxes(ticktext=["0", *(f"10<sup>{power}</sup>" for power in ticks)], title="e-value (log scale)")
+    key = {"type": "scatter", "x": [None], "y": [None], "mode": "lines", "line": line, "hoverinfo": "skip"}
+    figure.add_trace(key | {"name": f"1 / alpha = {1 / alpha:.3g}"}, row=1, col=1)
     looks = sorted(rows["look"].unique())
     figure.update_xaxes(range=[looks[0] - 0.4, looks[-1] + 0.4], dtick=1 if len(looks) <= 12 else None)
     figure.update_xaxes(title="look", row=len(ways), col=1)
     return figure
+
+
+def _scale_evidence(figure: Figure, values: np.ndarray, line: float, *, row: int) -> float:
+    """Give a panel a log axis that holds all values and the line, and return where on it a value of 0 is drawn."""
+    known = np.append(values[(values > 0) & np.isfinite(values)], line)
+    low, high = math.floor(np.log10(known.min())), math.ceil(np.log10(known.max()))
+    step = max(1, math.ceil((high - low) / 4))
+    bottom = low - 0.7 * step if (values == 0).any() else low - 0.1 * step
+    powers = range(high - (high - low) // step * step, high + 1, step)
+    ticks = {"tickvals": [10.0**power for power in powers], "ticktext": [f"10<sup>{power}</sup>" for power in powers]}
+    if (values == 0).any():
+        ticks = {"tickvals": [10.0**bottom, *ticks["tickvals"]], "ticktext": ["0", *ticks["ticktext"]]}
+    figure.update_yaxes(type="log", range=[bottom - 0.15 * step, high + 0.15 * step], **ticks, row=row, col=1)
+    figure.update_yaxes(title="e-value (log scale)", row=row, col=1)
+    return 10.0**bottom
 
 
 def _add_evidence(figure: Figure, rows: pd.DataFrame, kind: str, *, floor: float, row: int) -> None:
@@ -153,7 +165,7 @@ def _add_evidence(figure: Figure, rows: pd.DataFrame, kind: str, *, floor: float
     across, up, told = [], [], []
     for subject, part in rows.sort_values("look").groupby("subject", sort=False):
         across += [*part["look"], None]
-        up += [*part["e_value"].clip(lower=floor), None]
+        up += [*part["e_value"].where(part["e_value"] > 0, floor), None]
         told += [f"{fold(subject)}: {value:.3g}" for value in part["e_value"]] + [""]
     if across:
         figure.add_trace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,20 +18,22 @@ if TYPE_CHECKING:
 
 GROUP_NAMES = {
     "centers found": "harmful centers",
-    "center": "images in them",
+    "center": "in harmful centers",
     "single": "harmful singles",
     "good": "good images",
     "known": "good, known center",
     "one class": "good, one class",
     "one image": "good, one image",
     "new scanner": "good, new scanner",
+    "new scanners lost": "new scanners lost",
 }
-"""What a study's groups of images are called beside their rows, in this order."""
+"""What a study's groups of images are called beside their rows."""
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "star")
 PLACEMENTS = {
     "center": ("in whole centers", {"color": PALETTE["vermillion"], "symbol": "diamond"}),
     "single": ("single images", {"color": PALETTE["orange"], "symbol": "circle"}),
 }
+SMALL_WIDTH = 24  # characters to a line of small letters, so that a screen 400 pixels wide keeps room for the plot
 
 
 def draw_study(
@@ -116,15 +119,15 @@ def _tell_shares(rows: pd.DataFrame) -> str:
 
 
 def draw_detectors(
-    detectors: pd.DataFrame, *, title: str, sees: Mapping[str, str] | None = None, panel: str = "kind"
+    summary: pd.DataFrame, *, title: str, sees: Mapping[str, str] | None = None, panel: str = "kind"
 ) -> Figure:
-    """Return the AUROC (0 to 1, 0.5 is chance) of every detector: mean over the seeds, lines from lowest to highest.
+    """Return the AUROC (0 to 1, 0.5 is chance) of every detector, dots with intervals, the best one first.
 
     Parameters
     ----------
-    detectors : DataFrame
-        One row per panel, seed, detector and placement of the harm ("center", "single"): columns detector, placement,
-        auroc, seed, and `panel`. Undefined values do not count.
+    summary : DataFrame
+        One row per panel, detector and placement of the harm ("center", "single"): columns detector, placement, auroc,
+        low, high, seeds, and `panel`. Rows without an AUROC are left out.
     title : str
     sees : mapping of str to str, optional
         What a detector has to look at, written below its name.
@@ -136,49 +139,57 @@ def draw_detectors(
     ValueError
         If no AUROC is defined.
     """
-    known = detectors.dropna(subset="auroc")
-    if known.empty:
-        raise ValueError("no detector has an AUROC; expected one or more")
-    found = known.groupby([panel, "detector", "placement"], sort=False)["auroc"].agg(["mean", "min", "max", "size"])
-    means = found["mean"].groupby("detector").mean()
-    rows = found.reset_index().rename(columns={panel: "subgroup", "detector": "group"})
-    rows = rows.assign(subgroup=rows["subgroup"].astype(str), _best=rows["group"].map(means))
-    order = {name: at for at, name in enumerate(rows["subgroup"].unique())}
-    rows = rows.assign(_panel=rows["subgroup"].map(order)).sort_values(["_panel", "_best"], ascending=[True, False])
+    rows = _order_detectors(summary, panel)
     placements = [name for name in PLACEMENTS if (rows["placement"] == name).any()]
-    places = stack_rows(rows, n_marks=max(2, len(placements)))
+    small = {name: textwrap.wrap(str(seen), SMALL_WIDTH) for name, seen in (sees or {}).items()}
+    places = stack_rows(rows, n_marks=max(len(placements), *(1 + len(lines) for lines in small.values()), 1))
     figure = start_figure(title=title, alt=_tell_detectors(rows), height=110 + places.height)
     add_headings(figure, places)
     for at, placement in enumerate(placements):
         own, (name, look) = rows[rows["placement"] == placement], PLACEMENTS[placement]
-        told = [f"{fold(row.group)}, {name}<br>{_tell_auroc(row)}" for row in own.itertuples()]
+        told = [f"{fold(row.group)}, {name}<br>AUROC {_tell_auroc(row)}" for row in own.itertuples()]
         y = place_marks(own, places, at=at, of=len(placements))
-        entry = f"{name} ({_count_seeds(own['size'])})"
-        add_intervals(figure, own[["mean", "min", "max"]], y, told=told, name=entry, look=look)
-    _label_detectors(figure, places, sees or {})
+        entry = f"{name} ({_count_seeds(own['seeds'])})"
+        add_intervals(figure, own[["auroc", "low", "high"]], y, told=told, name=entry, look=look)
+    _label_detectors(figure, places, small)
     chance = {"color": PALETTE["grey"], "width": 1, "dash": "dot"}
     figure.add_shape(type="line", x0=0.5, x1=0.5, y0=0, y1=places.height, line=chance, layer="below")
     figure.update_xaxes(title={"text": "AUROC (dotted: chance)", "font": {"size": 13}}, range=[-0.02, 1.03])
     return figure
 
 
-def _label_detectors(figure: Figure, places: Rows, sees: Mapping[str, str]) -> None:
-    """Write the detectors beside their rows, what each looks at in small letters below."""
+def _order_detectors(summary: pd.DataFrame, panel: str) -> pd.DataFrame:
+    """Return the rows with an AUROC, the best detector of each panel first, as `stack_rows` wants them."""
+    known = summary.dropna(subset="auroc")
+    if known.empty:
+        raise ValueError("no detector has an AUROC; expected one or more")
+    rows = known.rename(columns={"detector": "group"}).assign(subgroup=known[panel].astype(str))
+    order = {name: at for at, name in enumerate(rows["subgroup"].unique())}
+    best = rows.groupby(["subgroup", "group"])["auroc"].transform("mean")
+    rows = rows.assign(_panel=rows["subgroup"].map(order), _best=best)
+    return rows.sort_values(["_panel", "_best"], ascending=[True, False], kind="stable")
+
+
+def _label_detectors(figure: Figure, places: Rows, small: Mapping[str, list[str]]) -> None:
+    """Write the detectors beside their rows, and lines of small letters below them."""
     label_rows(figure, places, dict.fromkeys(places.groups), counted="")
-    short = shorten_names((group for _, group in places.groups), longest=24)
-    small = {name: f'<br><span style="font-size:10px">{escape(seen)}</span>' for name, seen in sees.items()}
-    labels = [escape(short[group]) + small.get(group, "") for _, group in places.groups]
+    short = shorten_names((group for _, group in places.groups), longest=SMALL_WIDTH)
+    labels = []
+    for _, group in places.groups:
+        lines = "<br>".join(map(escape, small.get(group, ())))
+        labels.append(escape(short[group]) + f'<br><span style="font-size:10px">{lines}</span>' * bool(lines))
     figure.update_yaxes(ticktext=labels, title={"text": "detector"})
 
 
 def _tell_auroc(row: tuple) -> str:
-    return f"AUROC {row.mean:.2f} (seeds {row.min:.2f} to {row.max:.2f})"
+    """Return an AUROC with its interval in words."""
+    return f"{row.auroc:.2f}" + ("" if np.isnan(row.low) else f" ({row.low:.2f} to {row.high:.2f})")
 
 
 def _tell_detectors(rows: pd.DataFrame) -> str:
-    """Return the alternative text: the mean AUROC of every detector by placement."""
+    """Return the alternative text: the AUROC of every detector by placement."""
     said = []
     for (heading, detector), part in rows.groupby(["subgroup", "group"], sort=False):
-        values = ", ".join(f"{row.mean:.2f} {PLACEMENTS[row.placement][0]}" for row in part.itertuples())
+        values = ", ".join(f"{_tell_auroc(row)} {PLACEMENTS[row.placement][0]}" for row in part.itertuples())
         said.append(f"{heading}, {detector}: {values}")
-    return f"Mean AUROC over the seeds. {'; '.join(said)}."
+    return f"AUROC by detector. {'; '.join(said)}."

@@ -65,6 +65,9 @@ class WatchingRule:
 class PublishedRule:
     """Harmful if either error rate rises by more than the tolerance times the number of images, strictly.
 
+    Rates are compared as floating-point numbers, as the published code does, so a rise that equals the tolerance may
+    by rounding be taken for one that exceeds it.
+
     Parameters
     ----------
     tolerance : float
