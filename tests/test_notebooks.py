@@ -195,7 +195,11 @@ def test_a_page_of_the_gallery_shows_its_figures_and_asks_the_network_for_nothin
         ),
         ("data={folder}/none", "FileNotFoundError: {folder}/none: no such file or folder; expected a BIDS folder"),
         ("subgroups=['hospital']", "KeyError: \"missing columns ['hospital']; the table has"),
-        ("rule=strict", "ValueError: rule must be 'calibrated', 'published' or a rule, got 'strict'"),
+        (
+            "rule=strict",
+            "ValueError: rule must be a rule or one of ('calibrated', 'guaranteed', 'published'), got 'strict'",
+        ),
+        ("trusted_centers=['nowhere']", "ValueError: no row has center 'nowhere'; expected among 'center-01', "),
     ],
 )
 def test_a_mistake_in_your_own_cohort_ends_in_one_clear_error(tmp_path, parameter, said):
@@ -230,8 +234,15 @@ def foreign(tmp_path_factory):
 @pytest.mark.parametrize(
     ("data", "more"),
     [
-        ("bids", ["rule=published", "subgroups=['sex', ('sex', 'age_band'), 'scanner']"]),
-        ("published.csv", ["sex_codes={'0': 'F', '1': 'M'}", "subgroups=['sex']", "most_images=0"]),
+        (
+            "bids",
+            [
+                "rule=published",
+                "trusted_centers=['center-01', 'center-02']",
+                "subgroups=['sex', ('sex', 'age_band'), 'scanner']",
+            ],
+        ),
+        ("published.csv", ["screen=True", "sex_codes={'0': 'F', '1': 'M'}", "subgroups=['sex']", "most_images=0"]),
     ],
 )
 def test_your_own_cohort_takes_other_cohorts_by_its_parameters_alone(foreign, tmp_path, data, more):
