@@ -1408,10 +1408,14 @@ def test_an_arm_that_drifted_is_warned_of_when_it_is_run_and_when_it_is_read(arm
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
             "WARNING",
-            "The model of the arm 'dirty' has drifted: from cycle 3 on it makes more false positives and false "
-            "negatives than the pre-trained model, beyond chance.",
+            "The model of the arm 'dirty' has drifted: after the last cycle, 3, it makes more false positives and "
+            "false negatives than the pre-trained model, beyond chance.",
         )
     ]
+    write_verification(calm.folder, (2, 60, 60, 60, 60), (3, 1, 60, 5, 60))
+    caplog.clear()
+    assert tiny.run("dirty").drift["risen"].tolist() == ["false positives and false negatives", ""]
+    assert not caplog.records, "what has come back is no decay"
 
 
 # folders of runs

@@ -39,8 +39,8 @@ class Study:
 
     The pre-training, and the watched cycle that ends it, from which the calibrated rule takes its limit, use the
     subjects that `pretrain_on` says. All arms share order, schedule and seeds. Each run is computed once and read from
-    its folder the next time. After every cycle all centers verify the model, and an arm whose errors have risen beyond
-    chance since the pre-training is warned of (`Arm.drift`).
+    its folder the next time. After every cycle all centers verify the model, and an arm whose errors stand beyond
+    chance above those of the pre-training in the end is warned of (`Arm.drift` tells every cycle).
 
     What `check_roles` finds worth saying, such as centers that cannot verify, is logged as a warning when the study is
     made.
@@ -136,10 +136,10 @@ class Study:
         last = start.verification.iloc[-1] if len(start.verification) else None
         floor = None if last is None else Counts(*(int(last[name]) for name in ("fp", "n_neg", "fn", "n_pos")))
         arm = replace(read, predictions=predictions, floor=floor)
-        for row in arm.drift.query("risen != ''").head(1).itertuples():
+        for row in arm.drift.tail(1).query("risen != ''").itertuples():  # what rose and fell again is no decay
             logging.getLogger(__name__).warning(
-                f"The model of the arm {arm.name!r} has drifted: from cycle {row.cycle} on it makes more {row.risen} "
-                "than the pre-trained model, beyond chance."
+                f"The model of the arm {arm.name!r} has drifted: after the last cycle, {row.cycle}, it makes more "
+                f"{row.risen} than the pre-trained model, beyond chance."
             )
         return arm
 
