@@ -13,7 +13,7 @@ et al. 2021, arXiv 2110.00218) and natural gradient lengths (Amari 1998, doi 10.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,6 +105,14 @@ def _keeper_class() -> type:
             self.assign(self.kept[self._get_variable_index(variable)], gradient)
 
     return GradientKeeper
+
+
+def average_norms(norms: Iterable[float]) -> float:
+    """Return the geometric mean of update norms; those that are 0, as where all filters are silent, or not finite do
+    not count, and NaN is that of none."""
+    norms = np.array(list(norms), dtype=np.float64)
+    logs = np.log(norms[np.isfinite(norms) & (norms > 0)])
+    return float(np.exp(np.mean(logs))) if logs.size else float("nan")
 
 
 def forget_momentum(model: keras.Model) -> None:

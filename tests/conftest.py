@@ -1,11 +1,31 @@
-"""What several test files share: a browser that keeps a record."""
+"""What several test files share: the texts of a figure, and a browser that keeps a record."""
 
+import json
+import re
 import shutil
 import time
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
+
+
+@pytest.fixture
+def list_texts():
+    """A function that returns every text in a figure, but for the alternative text, which is no markup, and what stands
+    at paths that the pattern `but` finds."""
+
+    def walk(value, path, but):
+        if isinstance(value, dict):
+            parts = [(key, part) for key, part in value.items() if key != "meta"]
+        elif isinstance(value, list):
+            parts = enumerate(value)
+        else:
+            return [value] if isinstance(value, str) else []
+        kept = [(f"{path}/{key}", part) for key, part in parts if not (but and re.search(but, f"{path}/{key}"))]
+        return [text for where, part in kept for text in walk(part, where, but)]
+
+    return lambda figure, but="": walk(json.loads(figure.to_json()), "", but)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Subgroups as figures: dots with intervals, notes in place of what is not defined, gaps beside what chance gives."""
 
-import json
 import re
 from functools import partial
 
@@ -68,18 +67,6 @@ DRAWINGS = {
 every_figure = pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
 
 
-def list_texts(value):
-    if isinstance(value, dict):
-        for key, part in value.items():
-            if key != "meta":
-                yield from list_texts(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from list_texts(part)
-    elif isinstance(value, str):
-        yield value
-
-
 def list_dots(figure):
     """Return the traces of dots or lines by their names."""
     return {trace.name: trace for trace in figure.data if trace.name and trace.x is not None and trace.x[0] is not None}
@@ -96,10 +83,10 @@ def list_written(figure):
 
 
 @every_figure
-def test_title_and_alternative_text_are_there_and_names_are_text(draw):
+def test_title_and_alternative_text_are_there_and_names_are_text(draw, list_texts):
     figure = draw(f"Title {HOSTILE}")
     assert figure.layout.meta["alt"].startswith(f"Title {HOSTILE}. ")
-    texts = list(list_texts(json.loads(figure.to_json())))
+    texts = list_texts(figure)
     assert not [text for text in texts if re.search(r"<(?!/?extra>|br>)", text)]
     assert any("&lt;img" in text for text in texts)
     assert not [trace for trace in figure.data if "img" in (trace.hovertemplate or "")]

@@ -71,18 +71,6 @@ DRAWINGS = {
 every_figure = pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
 
 
-def list_texts(value):
-    if isinstance(value, dict):
-        for key, part in value.items():
-            if key != "meta":
-                yield from list_texts(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from list_texts(part)
-    elif isinstance(value, str):
-        yield value
-
-
 def pick(figure, name):
     found = [trace for trace in figure.data if trace.name and re.search(name, trace.name)]
     assert len(found) == 1, [trace.name for trace in figure.data]
@@ -90,13 +78,13 @@ def pick(figure, name):
 
 
 @every_figure
-def test_every_figure_has_title_axes_and_words_and_hides_no_markup(draw):
+def test_every_figure_has_title_axes_and_words_and_hides_no_markup(draw, list_texts):
     figure = draw(f"Found {HOSTILE}")
     plain = json.loads(figure.to_json())
     assert "&lt;img" in figure.layout.title.text
     assert figure.layout.meta["alt"].startswith(f"Found {HOSTILE}. ")
     assert len(figure.layout.meta["alt"]) > 80
-    for text in list_texts(plain["data"] + [plain["layout"]]):
+    for text in list_texts(figure):
         shown = re.sub(r"</?(?:br|sup|extra|span)(?: style=\"font-size:10px\")?>", "", text)
         assert "<" not in shown, text
     axes = [axis for name, axis in plain["layout"].items() if re.match(r"[xy]axis", name)]

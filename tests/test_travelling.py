@@ -911,9 +911,6 @@ class WatchedCenters:
     def make_scale(self):
         return GradientScale()
 
-    def measure_verification(self):
-        return sum(self.scale.measure(self.read_gradient(name)) for name in ("v1", "v2"))
-
 
 def test_a_watched_image_is_not_measured_against_its_own_fold_and_a_verification_image_against_all(monkeypatch):
     monkeypatch.setattr(loop, "FOLDS", 2)  # a1 and b1; a2
@@ -925,7 +922,7 @@ def test_a_watched_image_is_not_measured_against_its_own_fold_and_a_verification
     assert norms == pytest.approx(expected, rel=1e-3)
     assert dict(zip(rows["subjects"].str[0], rows["center"], strict=True))["v2"] == "C"
     assert engine.scale.measure(np.array([1.0])) == pytest.approx(1 / everybody, rel=1e-3)
-    assert engine.scale.reference == pytest.approx(7.5 / everybody, rel=1e-3), "by the scale that it belongs to"
+    assert engine.scale.reference == pytest.approx(3 / everybody, rel=1e-3), "6 and 1.5 by the whole scale"
 
 
 def test_few_watched_images_are_each_measured_against_all_others():

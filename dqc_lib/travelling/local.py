@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dqc_lib.cohort import Cohort, check_roles
-from dqc_lib.fisher import GradientScale, LogitProbe, forget_momentum
+from dqc_lib.fisher import GradientScale, LogitProbe, average_norms, forget_momentum
 from dqc_lib.networks import Snapshot, freeze_normalization, recalibrate_normalization, restore_snapshot, take_snapshot
 from dqc_lib.quality import Counts
 from dqc_lib.travelling.plan import group_by_center
@@ -111,11 +111,8 @@ class LocalCenters:
         return self._unit
 
     def measure_verification(self) -> float:
-        """Return the geometric mean of the update norms of all verification images, before any unit; those that are 0,
-        as where all filters are silent, or not finite do not count, and NaN is that of none."""
-        norms = np.array([self._measure(name) for members in self.verification.values() for name in members])
-        logs = np.log(norms[np.isfinite(norms) & (norms > 0)])
-        return float(np.exp(np.mean(logs))) if logs.size else float("nan")
+        """Return the mean of the update norms of all verification images, before any unit; see `average_norms`."""
+        return average_norms(self._measure(name) for members in self.verification.values() for name in members)
 
     def _measure(self, subject: str) -> float:
         return self.scale.measure(self.read_gradient(subject))

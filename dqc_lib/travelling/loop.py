@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from dqc_lib.fisher import average_norms
 from dqc_lib.ledger import COLUMNS, Ledger
 from dqc_lib.quality import Counts, Docket, Rule, Verdict, WatchingRule, add_counts
 from dqc_lib.travelling.local import Update
@@ -130,6 +131,7 @@ def travel(
         if closing_revisit and docket.due:
             journey.stage = "closing"
             engine.adjust_unit()
+            journey.moved = False
             _revisit(journey, docket.call())
             if after_cycle is not None:
                 after_cycle(journey.cycle)
@@ -300,13 +302,14 @@ def watch(
             scale.add(engine.read_gradient(name), fold=fold)
             bar.update()
         journey = _Journey(engine, WatchingRule(), ledger, Docket(), "watch", bar, cycle=cycle.number)
+        norms = []
         for center, name, fold in [*tries, *((*image, None) for image in unseen)]:
             started = time.perf_counter()
-            norm = scale.measure(engine.read_gradient(name), without=fold)
-            row = _row(journey, center, (name,), level="single", norm=norm, decision="accepted")
+            norms.append(scale.measure(engine.read_gradient(name), without=fold))
+            row = _row(journey, center, (name,), level="single", norm=norms[-1], decision="accepted")
             ledger.append(**row | {"seconds": time.perf_counter() - started})
             bar.update()
+    scale.reference = average_norms(norms[len(tries) :])
     engine.scale = scale
-    scale.reference = engine.measure_verification()
     frame = ledger.to_frame()
     return frame[frame["stage"] == "watch"]
