@@ -1,10 +1,10 @@
 """Executes the notebooks in order with papermill, prints what each cost and writes the gallery.
 
-    python notebooks/execute.py [names ...] [-p name=value] [--timeout 300] [--output build/gallery]
+    python notebooks/execute.py [names ...] [-p name=value] [--timeout 300] [--output FOLDER] [--readme]
 
 Without names every `notebooks/[0-9]*.ipynb` runs, then `your_own_cohort.ipynb`. A name may be short: `04` stands for
-`04_quality_control`. Executed copies are written to `notebooks/` beside the gallery. Any error ends the run with exit
-status 1.
+`04_quality_control`. Executed copies are written to `notebooks/` beside the gallery. With `--readme` seconds and memory
+go into the table of README.md as well. Any error ends the run with exit status 1.
 """
 
 import argparse
@@ -259,6 +259,20 @@ def write_timings(copies, *, path):
             writer.writerow([run["name"], f"{run['seconds']:.1f}", peak])
 
 
+def update_readme(path, *, runs):
+    """Writes seconds and peak memory into the last two columns of the README's table, whose rows begin with a link to a
+    notebook, and returns what is wrong with it: the notebooks without a row, and the rows without a notebook."""
+    costs = {f"{run.name}.ipynb": f" {run.seconds:.0f} | {run.peak_mb:.0f} |" for run in runs}
+    lines, found = path.read_text(encoding="utf-8").splitlines(keepends=True), set()
+    for at, line in enumerate(lines):
+        if row := re.match(r"(\| \[[^\]]*\]\(notebooks/([^)]*)\) \|[^|]*\|)[^|]*\|[^|]*\|$", line):
+            found.add(row[2])
+            lines[at] = row[1] + costs.get(row[2], " | |") + "\n"
+    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    missing = [f"{path.name} has no row for {name}" for name in costs if name not in found]
+    return missing + [f"{path.name} has a row for {name}, which is not there" for name in sorted(found - set(costs))]
+
+
 def parse_arguments(arguments):
     parser = argparse.ArgumentParser(description="Execute the notebooks in order and write the gallery.")
     parser.add_argument("names", nargs="*", help="notebooks, whole or shortened names (default: all)")
@@ -266,6 +280,7 @@ def parse_arguments(arguments):
     parser.add_argument("--timeout", type=int, default=300, help="seconds a notebook may take (default: 300)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the gallery (default: build/gallery)")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="folder of the notebooks (default: notebooks)")
+    parser.add_argument("--readme", action="store_true", help="update the table in README.md beside the notebooks")
     parser.add_argument("--request", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -277,6 +292,9 @@ def main(arguments=None):
         execute_in_this_process(options.request)
         return 0
     folder, output = options.folder.resolve(), options.output.resolve()
+    if options.readme and (options.names or options.parameter):
+        print("error: --readme is for all notebooks as they are; expected no names and no -p", file=sys.stderr)
+        return 1
     try:
         notebooks = select_notebooks(options.names, folder=folder)
         parameters = check_parameters(options.parameter, notebooks=notebooks)
@@ -289,6 +307,8 @@ def main(arguments=None):
     problems = [run.problem for run in runs if run.problem]
     problems += gallery.write_gallery(executed, folder=output, source=folder)
     write_timings(executed, path=output / "timings.csv")
+    if options.readme and not problems:
+        problems += update_readme(folder.parent / "README.md", runs=runs)
     print(f"\n{format_table(runs)}\n\nGallery: {output / 'index.html'}", flush=True)
     for problem in problems:
         print(f"\nerror: {problem}", file=sys.stderr)

@@ -87,6 +87,55 @@ def test_peak_memory_is_measured_per_notebook(tour):
     assert float(rows["01_b"]["seconds"]) > 0.1
 
 
+README = """# Name
+
+| notebook | question | seconds | peak memory MB |
+|---|---|---:|---:|
+| [00_a](notebooks/00_a.ipynb) | How many? | 9 | 8 |
+| [b](notebooks/01_b.ipynb) | Which | | |
+
+Begin with [00_a](notebooks/00_a.ipynb).
+"""
+
+
+@pytest.fixture
+def documented(tmp_path):
+    """A folder of two notebooks, and the README above it."""
+    folder, readme = tmp_path / "notebooks", tmp_path / "README.md"
+    folder.mkdir()
+    for name in ("00_a", "01_b"):
+        write_notebook(folder, name, [new_markdown_cell("# A"), tagged("seed = 1", "parameters")])
+    readme.write_text(README)
+    return folder, readme
+
+
+def test_the_table_of_the_readme_comes_from_a_run_of_all_notebooks(documented):
+    folder, readme = documented
+    done = run(folder, "--readme")
+    assert done.returncode == 0, done.stderr
+    costs = [" | ".join(f"{float(cell):.0f}" for cell in row[1:3]) for row in read_table(done)[1:]]
+    assert readme.read_text() == README.replace("9 | 8", costs[0]).replace("Which | | |", f"Which | {costs[1]} |")
+
+
+def test_a_readme_that_lacks_a_notebook_or_names_another_is_a_problem(documented):
+    folder, readme = documented
+    (folder / "01_b.ipynb").rename(folder / "02_c.ipynb")
+    done = run(folder, "--readme")
+    assert done.returncode == 1
+    assert "error: README.md has no row for 02_c.ipynb" in done.stderr
+    assert "error: README.md has a row for 01_b.ipynb, which is not there" in done.stderr
+    assert "| [b](notebooks/01_b.ipynb) | Which | | |" in readme.read_text()
+
+
+@pytest.mark.parametrize("choice", [("01",), ("-p", "seed=2")])
+def test_no_part_of_the_notebooks_and_no_other_parameters_go_into_the_readme(choice, documented):
+    folder, readme = documented
+    done = run(folder, "--readme", *choice)
+    assert done.returncode == 1
+    assert done.stderr == "error: --readme is for all notebooks as they are; expected no names and no -p\n"
+    assert readme.read_text() == README
+
+
 def test_the_kernel_is_this_interpreter_in_the_folder_of_the_notebooks_with_the_given_parameter(tour):
     folder, _ = tour
     printed = read_outputs(folder, "00_a")[0].text.split()
