@@ -27,6 +27,7 @@ from dqc_lib.travelling import (
     group_by_center,
     local,
     loop,
+    outlook,
     plan_cycles,
     study,
     travel,
@@ -53,7 +54,9 @@ class ScriptedCenters:
         self.steps += (("alone", *subjects) if alone else tuple(subjects),)
         return Update(0.5, self.norms.get(tuple(subjects)))
 
-    def verify(self, asks):
+    exact = True
+
+    def verify(self, asks, harmful=None):
         self.calls.append(("verify", asks))
         counts = self.answer(self.steps)
         return {"A": counts, "B": Counts(0, 0, 0, 0, 0.0)}
@@ -120,7 +123,7 @@ def test_a_rejected_batch_is_rolled_back_and_its_images_are_tried_alone():
     assert read_rows(ledger) == ["0 batch a1 bad: split", "0 single a1: accepted", "0 single bad: deferred"]
     asked = ("verify", frozenset())
     whole = [("snapshot",), ("train", "A", ("a1", "bad"))]
-    before = [("snapshot",), asked, ("restore",), asked, ("restore",)]  # nobody had verified the model before that step
+    before = [("snapshot",), ("restore",), asked, ("restore",), asked]  # nobody had verified the model before that step
     first = [("snapshot",), ("train", "A", ("a1",)), asked]
     second = [("snapshot",), ("train", "A", ("bad",)), asked, ("restore",)]
     assert engine.calls == [("rate", 0.1), ("unit",), *whole, *before, ("restore",), *first, *second]
@@ -177,13 +180,13 @@ def test_who_still_waits_at_the_end_is_tried_in_a_closing_revisit():
         engine,
         make_plan(["A: a1 bad", "B: worse b1"]),
         rule=PublishedRule(tolerance=0.05),
-        after_cycle=finished.append,
+        after_cycle=lambda cycle, counts: finished.append((cycle, counts and counts.fp)),
     )
     assert read_rows(ledger)[-2:] == ["0 revisit bad: eliminated", "0 revisit worse: eliminated"]
     assert [row["stage"] for row in ledger.rows] == ["control"] * 6 + ["closing"] * 2
     assert [row["center"] for row in ledger.rows[-2:]] == ["A", "B"]
     assert docket.eliminated == {"bad", "worse"}
-    assert finished == [0, 0], "the model changes in the closing revisit, so the cycle is reported once more"
+    assert finished == [(0, 0), (0, 0)], "the model changes in the closing revisit, so the cycle is reported once more"
 
 
 def test_without_a_closing_revisit_the_last_flags_stay_open():
@@ -193,10 +196,10 @@ def test_without_a_closing_revisit_the_last_flags_stay_open():
         make_plan(["A: a1 bad"]),
         rule=PublishedRule(tolerance=0.05),
         closing_revisit=False,
-        after_cycle=finished.append,
+        after_cycle=lambda cycle, counts: finished.append((cycle, counts and counts.fp)),
     )
     assert read_rows(ledger)[-1] == "0 single bad: deferred"
-    assert (docket.due, docket.eliminated, finished) == ({"bad": 2}, set(), [0])
+    assert (docket.due, docket.eliminated, finished) == ({"bad": 2}, set(), [(0, 0)])
 
 
 def test_excluded_subjects_are_never_trained_on_and_an_emptied_batch_is_no_attempt():
@@ -240,7 +243,7 @@ def test_after_a_rejected_attempt_the_reference_is_what_it_was():
     script = {1: 4, 2: 9, 3: 4, 4: 0}  # false positives by number of the training call
 
     class Numbered(ScriptedCenters):
-        def verify(self, asks):
+        def verify(self, asks, harmful=None):
             trained = self.names().count("train") if self.steps else 0
             self.calls.append(("verify", asks))
             return {"A": Counts(script.get(trained, 4), 10, 0, 10)}
@@ -463,11 +466,11 @@ def test_replaying_a_run_through_its_own_rule_gives_its_own_decisions():
 def test_an_imposed_plan_is_followed_to_the_letter():
     plan = plan_cycles({"A": ["a1", "a2", "a3"], "B": ["b1"]}, learning_rates=[0.2, 0.1], batch_size=2, seed=3)
     engine, finished = ScriptedCenters(), []
-    ledger, _ = run_loop(engine, plan, after_cycle=finished.append)
+    ledger, _ = run_loop(engine, plan, after_cycle=lambda cycle, counts: finished.append((cycle, counts and counts.fp)))
     imposed = [(c.number, v.center, list(batch)) for c in plan for v in c.visits for batch in v.batches]
     assert [(row["cycle"], row["center"], row["subjects"]) for row in ledger.rows] == imposed
     assert [call[1] for call in engine.calls if call[0] == "rate"] == [0.2, 0.1]
-    assert finished == [0, 1]
+    assert finished == [(0, None), (1, None)], "nothing was verified"
 
 
 def test_an_empty_plan_leaves_everything_as_it_is():
@@ -676,6 +679,52 @@ def test_verification_in_several_passes_gives_the_same_counts(engine, monkeypatc
     monkeypatch.setattr(local, "CHUNK_VOXELS", 1)
     assert engine.verify() == whole
     assert sizes == [4, 2] + [3, 3] + [1] * 6, "whatever a volume's size, one fits"
+
+
+@pytest.mark.parametrize(("verifying", "first", "rate"), [("certain", 2, 3e-3), ("nearest", 4, 1e-3)])
+def test_looking_at_fewer_images_decides_as_looking_at_all_does(cohort, verifying, first, rate, monkeypatch):
+    monkeypatch.setattr(outlook, "FIRST", first)
+    monkeypatch.setattr(outlook, "NEXT", 1)
+    plan = plan_cycles(group_by_center(cohort), learning_rates=[rate, rate], batch_size=2, seed=1)
+    runs = {}
+    for way in ("full", verifying):
+        engine = LocalCenters(cohort, build_sfcn(SHAPE, width=NARROW), verifying=way)
+        engine.freeze()
+        ledger, docket = run_loop(engine, plan, rule=PublishedRule(tolerance=0.05))
+        runs[way] = (ledger.to_frame(), docket.eliminated, engine.passes, read_state(engine))
+    (full, gone, all_passes, state), (fewer, *others) = runs["full"], runs[verifying]
+    assert set(full["decision"]) >= {"accepted", "split"}
+    assert full["decision"].tolist() == fewer["decision"].tolist()
+    accepted = full["decision"] == "accepted"
+    if verifying == "certain":
+        counts = ["fp", "fn", "reference_fp", "reference_fn"]
+        pd.testing.assert_frame_equal(full.loc[accepted, counts], fewer.loc[accepted, counts])
+    assert (others[0], others[1] < all_passes) == (gone, True)
+    assert all(np.array_equal(a, b) for a, b in zip(state, others[2], strict=True))
+
+
+@pytest.mark.parametrize(("verifying", "again"), [("full", 6), ("certain", 0), ("nearest", 0)])
+def test_a_model_that_was_put_back_is_not_looked_at_again_unless_every_verification_is_full(cohort, verifying, again):
+    engine = LocalCenters(cohort, build_sfcn(SHAPE, width=NARROW), verifying=verifying)
+    assert not engine.exact
+    before, state = engine.verify(), engine.snapshot()
+    assert (engine.exact, engine.passes) == (True, 6)
+    engine.train("east", ["sub-01"])
+    assert not engine.exact
+    engine.verify()
+    engine.restore(state)
+    assert engine.exact
+    assert (engine.verify(), engine.passes) == (before, 12 + again)
+    engine.freeze()
+    assert not engine.exact, "other normalization, other scores"
+
+
+def test_an_unknown_way_to_verify_is_refused(cohort, tmp_path):
+    message = r"verifying must be one of \('full', 'certain', 'nearest'\), got 'some'"
+    with pytest.raises(ValueError, match=message):
+        LocalCenters(cohort, build_sfcn(SHAPE, width=NARROW), verifying="some")
+    with pytest.raises(ValueError, match=message):
+        Study(cohort, folder=tmp_path, verifying="some")
 
 
 def test_the_ground_truth_on_harm_does_not_enter_the_engine(engine, cohort):

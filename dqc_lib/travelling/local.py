@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +15,25 @@ from dqc_lib.cohort import Cohort, check_roles
 from dqc_lib.fisher import GradientScale, LogitProbe, average_norms, forget_momentum
 from dqc_lib.networks import Snapshot, freeze_normalization, recalibrate_normalization, restore_snapshot, take_snapshot
 from dqc_lib.quality import Counts
+from dqc_lib.travelling.outlook import Outlook, look_ahead
 from dqc_lib.travelling.plan import group_by_center
 from dqc_lib.volumes import VolumeCache
 
 if TYPE_CHECKING:
     import keras
 
+VERIFYING = {"full": None, "certain": math.inf, "nearest": 4.0}
+"""How to verify: every image; or as few as leave no doubt that the attempt is harmful, if it is; or as few as say which
+way the verdict goes, where a call that is this many standard errors from the threshold is taken as foreseen."""
 CHUNK = 64  # images per forward pass, at most
 CHUNK_VOXELS = CHUNK * 40 * 48 * 40  # and voxels: of 160 x 192 x 160 that is one image, so that memory is bounded
+
+
+def check_verifying(name: str) -> str:
+    """Return the name of a way to verify, or raise a ValueError that lists them."""
+    if name not in VERIFYING:
+        raise ValueError(f"verifying must be one of {tuple(VERIFYING)}, got {name!r}")
+    return name
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,15 @@ class Update:
 
     loss: float
     norm: float | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """A model and its optimizer, the last known scores of verification images, and whether it has moved since."""
+
+    variables: Snapshot
+    outlook: Outlook | None
+    moved: bool
 
 
 class LocalCenters:
@@ -47,6 +67,9 @@ class LocalCenters:
         By subject; made from the cohort's paths if not given.
     threshold : float
         A score of at least this is called diseased.
+    verifying : "full", "certain" or "nearest"
+        Whether `verify` looks at every image (see `VERIFYING`). "certain" decides as "full" does, image by image; with
+        "nearest" some counts are foreseen, and a decision in some hundreds may be another.
 
     Attributes
     ----------
@@ -56,10 +79,18 @@ class LocalCenters:
         What `check_roles` found worth saying, such as centers that cannot verify.
     scale : GradientScale or None
         What images are measured against; None until a cycle was watched, and until then nothing is measured.
+    passes : int
+        How many verification images the network has looked at so far.
     """
 
     def __init__(
-        self, cohort: Cohort, model: keras.Model, *, volumes: VolumeCache | None = None, threshold: float = 0.5
+        self,
+        cohort: Cohort,
+        model: keras.Model,
+        *,
+        volumes: VolumeCache | None = None,
+        threshold: float = 0.5,
+        verifying: str = "full",
     ) -> None:
         self.notes = check_roles(cohort)
         self.cohort, self.model, self.threshold = cohort.blinded(), model, threshold
@@ -72,6 +103,12 @@ class LocalCenters:
         self._trains_at = table.loc[table["role"] == "train", "center"].to_dict()
         self._diagnosis = table["diagnosis"].to_dict()
         self.verification = group_by_center(self.cohort, role="verification")
+        self._verifying = [name for members in self.verification.values() for name in members]
+        self._truth = np.array([self._diagnosis[name] for name in self._verifying])
+        self._reach = VERIFYING[check_verifying(verifying)]
+        self._outlook: Outlook | None = None
+        self._moved = True  # since the outlook was made
+        self.passes = 0
         self._probe: LogitProbe | None = None
         self._unit = 1.0
 
@@ -92,6 +129,7 @@ class LocalCenters:
         norms = [] if self.scale is None else [self._measure(name) / self._unit for name in subjects]
         if alone:
             forget_momentum(self.model)
+        self._moved = True
         labels = np.array([[self._diagnosis[subject]] for subject in subjects], dtype=np.float32)
         loss = float(np.asarray(self.model.train_on_batch(self.volumes.batch(subjects), labels)))
         return Update(loss, float(np.max(norms)) if norms else None)
@@ -129,30 +167,50 @@ class LocalCenters:
         self._probe = self._probe or LogitProbe(self.model)  # not before it is needed: it is compiled
         return self._probe
 
-    def verify(self, asks: frozenset[str] = frozenset()) -> dict[str, Counts]:
-        """Return each center's counts on its verification subjects, and its sum of losses if `asks` holds "loss"."""
-        names = [subject for members in self.verification.values() for subject in members]
-        scores = dict(zip(names, self._predict(names), strict=True))
+    def verify(
+        self, asks: frozenset[str] = frozenset(), harmful: Callable[[Counts], bool] | None = None
+    ) -> dict[str, Counts]:
+        """Return each center's counts on its verification subjects, and its sum of losses if `asks` holds "loss".
+
+        With `harmful`, which says of the sum of the counts whether they make the attempt harmful, and unless every
+        image is to be looked at (see `verifying`), looking ends when that is settled, and what was not looked at is
+        counted as foreseen.
+        """
+        if self._reach is None or harmful is None or "loss" in asks or self._outlook is None:
+            self._look_at_all()
+        elif self._moved:
+            self._look_ahead(harmful)
+        wrong = (self._outlook.score >= self.threshold) != (self._truth == 1)
+        losses = _measure_losses(self._truth, self._outlook.score) if "loss" in asks else None
+        ends = np.cumsum([len(members) for members in self.verification.values()])[:-1]
         return {
-            center: self._count(members, scores, with_loss="loss" in asks)
-            for center, members in self.verification.items()
+            center: _count(self._truth[own], wrong[own], None if losses is None else losses[own])
+            for center, own in zip(self.verification, np.split(np.arange(len(wrong)), ends), strict=True)
         }
 
-    def _count(self, members: list[str], scores: dict[str, float], *, with_loss: bool) -> Counts:
-        truth = np.array([self._diagnosis[subject] for subject in members])
-        score = np.array([scores[subject] for subject in members])
-        called = score >= self.threshold
-        loss = None
-        if with_loss:
-            sure = np.clip(score.astype(np.float64), 1e-7, 1 - 1e-7)
-            loss = float(-np.sum(truth * np.log(sure) + (1 - truth) * np.log(1 - sure)))
-        return Counts(
-            int(np.sum(called & (truth == 0))),
-            int(np.sum(truth == 0)),
-            int(np.sum(~called & (truth == 1))),
-            int(np.sum(truth == 1)),
-            loss,
-        )
+    @property
+    def exact(self) -> bool:
+        """Whether the network has looked at every verification image since the model last moved."""
+        return self._outlook is not None and not self._moved and self._outlook.exact
+
+    def _look_at_all(self) -> None:
+        if self._reach is None or not self.exact:  # a model that was changed by hand is not known to have moved
+            self._outlook, self._moved = Outlook.of(self._look(np.arange(len(self._verifying)))), False
+
+    def _look_ahead(self, harmful: Callable[[Counts], bool]) -> None:
+        """Look at as few images as settle whether the attempt is harmful."""
+        options = {"threshold": self.threshold, "reach": self._reach}
+
+        def settled(outlook: Outlook) -> bool:
+            best, worst = (_count(self._truth, wrong) for wrong in outlook.bound(self._truth, **options))
+            # even a foreseen acceptance would leave the counts uncertain that the next attempt is compared with
+            return harmful(best) or (np.isfinite(self._reach) and not harmful(worst))
+
+        self._outlook, self._moved = look_ahead(self._outlook, self._look, settled=settled, **options), False
+
+    def _look(self, numbers: np.ndarray) -> np.ndarray:
+        self.passes += len(numbers)
+        return self._predict([self._verifying[number] for number in numbers]).astype(np.float64)
 
     def score(self, role: str = "test") -> pd.DataFrame:
         """Return the rows of the subjects in a role, with column `score`: the model's probability of the disease."""
@@ -162,13 +220,14 @@ class LocalCenters:
     def _predict(self, subjects: Iterable[str]) -> np.ndarray:
         return predict_subjects(self.model, self.volumes, list(subjects))
 
-    def snapshot(self) -> Snapshot:
-        """Return a copy of the model and its optimizer."""
-        return take_snapshot(self.model)
+    def snapshot(self) -> State:
+        """Return a copy of the model and its optimizer, and what is known of its scores."""
+        return State(take_snapshot(self.model), self._outlook, self._moved)
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, state: State) -> None:
         """Put the model and its optimizer back."""
-        restore_snapshot(self.model, snapshot)
+        restore_snapshot(self.model, state.variables)
+        self._outlook, self._moved = state.outlook, state.moved
 
     def set_learning_rate(self, rate: float) -> None:
         """Set Adam's learning rate."""
@@ -183,10 +242,23 @@ class LocalCenters:
         chunks = [chunk for group in groups for chunk in _cut_into_chunks(group, self.volumes.shape)]
         recalibrate_normalization(self.model, _Batches(self.volumes, chunks))
         freeze_normalization(self.model)
+        self._moved = True
 
     def save(self, path: Path) -> None:
         """Write the model and its optimizer to a `.keras` file."""
         self.model.save(path)
+
+
+def _count(truth: np.ndarray, wrong: np.ndarray, losses: np.ndarray | None = None) -> Counts:
+    positive = truth == 1
+    fp, fn = np.sum(wrong & ~positive), np.sum(wrong & positive)
+    loss = None if losses is None else float(np.sum(losses))
+    return Counts(int(fp), int(np.sum(~positive)), int(fn), int(np.sum(positive)), loss)
+
+
+def _measure_losses(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
+    sure = np.clip(score, 1e-7, 1 - 1e-7)
+    return -(truth * np.log(sure) + (1 - truth) * np.log(1 - sure))
 
 
 def predict_subjects(model: keras.Model, volumes: VolumeCache, subjects: list[str]) -> np.ndarray:

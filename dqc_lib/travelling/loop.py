@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import pandas as pd
@@ -29,8 +30,13 @@ class Engine(Protocol):
     def train(self, center: str, subjects: Iterable[str], *, alone: bool = False) -> Update:
         """Take one step at the center and return the evidence of the update; `alone` leaves momentum out of it."""
 
-    def verify(self, asks: frozenset[str]) -> dict[str, Counts]:
-        """Return every center's counts."""
+    def verify(self, asks: frozenset[str], harmful: Callable[[Counts], bool] | None = None) -> dict[str, Counts]:
+        """Return every center's counts. `harmful` says which sums of them make the attempt harmful: an engine need not
+        look further than to know that. More errors never make an attempt less harmful."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the counts of the model as it stands are known of every verification subject."""
 
     def snapshot(self) -> Any:
         """Return a copy of the model and its optimizer."""
@@ -61,8 +67,8 @@ class _Journey:
     cycle: int = 0
     decisions: Counter = field(default_factory=Counter)
 
-    def verify(self) -> Counts:
-        return add_counts(self.engine.verify(self.rule.asks))
+    def verify(self, harmful: Callable[[Counts], bool] | None = None) -> Counts:
+        return add_counts(self.engine.verify(self.rule.asks, harmful))
 
 
 def travel(
@@ -75,7 +81,7 @@ def travel(
     stage: str = "control",
     revisit_after: int = 2,
     closing_revisit: bool = True,
-    after_cycle: Callable[[int], None] | None = None,
+    after_cycle: Callable[[int, Counts | None], None] | None = None,
     progress: bool = True,
 ) -> tuple[Ledger, Docket]:
     """Let the model travel through the cycles of a plan under a rule.
@@ -99,7 +105,7 @@ def travel(
     closing_revisit : bool
         Try those who still wait when the last cycle is over, so that every flag is judged; the published code does not.
     after_cycle : callable, optional
-        Called with the number of each finished cycle.
+        Called with the number of each finished cycle, and the counts of the model where they are known, else None.
     progress : bool
         Show a progress bar.
 
@@ -126,15 +132,13 @@ def travel(
         journey = _Journey(engine, rule or WatchingRule(verifies=False), ledger, docket, stage, bar)
         for cycle in cycles:
             _travel_cycle(journey, cycle, out)
-            if after_cycle is not None:
-                after_cycle(cycle.number)
+            _end_cycle(journey, after_cycle)
         if closing_revisit and docket.due:
             journey.stage = "closing"
             engine.adjust_unit()
             journey.moved = False
             _revisit(journey, docket.call())
-            if after_cycle is not None:
-                after_cycle(journey.cycle)
+            _end_cycle(journey, after_cycle)
     return ledger, docket
 
 
@@ -150,6 +154,14 @@ def _travel_cycle(journey: _Journey, cycle: Cycle, exclude: frozenset[str]) -> N
                 _try_batch(journey, visit.center, admitted)
             _show(journey, visit.center)
     _revisit(journey, journey.docket.call(cycle.number))
+
+
+def _end_cycle(journey: _Journey, after_cycle: Callable[[int, Counts | None], None] | None) -> None:
+    """Tell of the cycle; counts that were partly foreseen are made sure of first."""
+    if journey.accepted is not None and not journey.engine.exact:
+        journey.accepted = journey.verify()
+    if after_cycle is not None:
+        after_cycle(journey.cycle, journey.accepted)
 
 
 def _try_batch(journey: _Journey, center: str, subjects: tuple[str, ...]) -> None:
@@ -184,8 +196,9 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
         update = engine.train(center, subjects)
     reference, after, verdict = None, None, Verdict(False)
     if rule.suspects(n=n, update_norm=update.norm, pooled=pooled):
-        reference, after = _verify_step(journey, before, center, subjects)
-        verdict = rule.judge(n=n, update_norm=update.norm, before=reference, after=after, pooled=pooled)
+        judge = partial(rule.judge, n=n, update_norm=update.norm, pooled=pooled)
+        reference, after = _verify_step(journey, before, center, subjects, judge)
+        verdict = judge(before=reference, after=after)
     if verdict.harmful:
         engine.restore(before)
         journey.accepted = reference
@@ -211,23 +224,31 @@ def _is_close(rule: Rule, n: int, norm: float | None, *, pooled: bool) -> bool:
     return not rule.suspects(n=n, update_norm=norm / 2, pooled=pooled)
 
 
-def _verify_step(journey: _Journey, before: Any, center: str, subjects: tuple[str, ...]) -> tuple[Counts, Counts]:
+def _verify_step(
+    journey: _Journey, before: Any, center: str, subjects: tuple[str, ...], judge: Callable[..., Verdict]
+) -> tuple[Counts, Counts]:
     """Return the counts of the model before the step and after it, and leave the model after it.
 
     A rule that isolates gets the counts after the step as it would have been without momentum, which is what the steps
     before it wanted.
     """
-    engine = journey.engine
-    if journey.accepted is not None and not journey.rule.isolates:
-        return journey.accepted, journey.verify()
+    engine, reference = journey.engine, journey.accepted
+
+    def harmful(counts: Counts) -> bool:
+        return judge(before=reference, after=counts).harmful
+
+    if reference is not None and not journey.rule.isolates:
+        return reference, journey.verify(harmful)
     candidate = engine.snapshot()
-    after = None if journey.rule.isolates else journey.verify()
     engine.restore(before)
-    reference = journey.accepted or journey.verify()
-    if after is None:
+    reference = reference or journey.verify()
+    if journey.rule.isolates:
         engine.train(center, subjects, alone=True)
-        after = journey.verify()
-    engine.restore(candidate)
+        after = journey.verify(harmful)
+        engine.restore(candidate)
+    else:
+        engine.restore(candidate)
+        after = journey.verify(harmful)
     return reference, after
 
 

@@ -90,11 +90,11 @@ class RunFolder:
         """Return the file of the model after a cycle."""
         return self.path / f"cycle-{cycle:03d}.keras"
 
-    def record_cycle(self, engine: LocalCenters, *, arm: str, cycle: int) -> None:
-        """Save the model after a cycle, its scores on the test subjects and the sum of the centers' counts; a cycle
-        recorded again replaces itself."""
+    def record_cycle(self, engine: LocalCenters, *, arm: str, cycle: int, counts: Counts | None = None) -> None:
+        """Save the model after a cycle, its scores on the test subjects and the sum of the centers' counts, verified
+        here where it is not given; a cycle recorded again replaces itself."""
         engine.save(self.model_path(cycle))
-        counts = asdict(add_counts(engine.verify()))
+        counts = asdict(counts or add_counts(engine.verify()))
         verified = pd.DataFrame([{"cycle": cycle} | {name: counts[name] for name in VERIFICATION_COUNTS}])
         for name, before, rows in (
             ("predictions.csv", self.read_predictions(), engine.score("test").assign(arm=arm, cycle=cycle)),

@@ -18,7 +18,7 @@ from dqc_lib.fisher import GradientScale
 from dqc_lib.ledger import Ledger
 from dqc_lib.networks import build_sfcn, load_sfcn
 from dqc_lib.quality import CalibratedRule, Counts, PublishedRule, Rule
-from dqc_lib.travelling.local import LocalCenters
+from dqc_lib.travelling.local import LocalCenters, check_verifying
 from dqc_lib.travelling.loop import travel, watch
 from dqc_lib.travelling.plan import Schedule
 from dqc_lib.travelling.runs import Arm, RunFolder
@@ -57,6 +57,8 @@ class Study:
         that, and the clean arm, is all the ground truth is used for. "all": whatever harm there is, is there from the
         first cycle on; so it is too where the cohort has no column `harm`. Or the subjects themselves: those of
         centers that are trusted, or all but those that an earlier study eliminated.
+    verifying : "full", "certain" or "nearest"
+        How an arm's attempts are verified, see `LocalCenters`.
     progress : bool
         Show progress bars.
     """
@@ -68,13 +70,14 @@ class Study:
         schedule: Schedule | None = None,
         folder: str | Path = "build/runs",
         pretrain_on: str | Collection[str] = "good",
+        verifying: str = "full",
         progress: bool = True,
     ) -> None:
         for note in check_roles(cohort):
             logging.getLogger(__name__).warning(note)
         self.cohort, self.schedule, self.folder, self.progress = cohort, schedule or Schedule(), Path(folder), progress
         self.plan = self.schedule.plan(cohort)
-        self.held_back = _hold_back(cohort, pretrain_on)
+        self.held_back, self.verifying = _hold_back(cohort, pretrain_on), check_verifying(verifying)
         self.volumes = VolumeCache(cohort.table.set_index("subject")["path"].to_dict())
         self._contents: dict[tuple[str, int, int], str] = {}
 
@@ -171,7 +174,8 @@ class Study:
         """Return the centers with the pre-trained model, ready for an arm; with `measure`, updates are measured."""
         self.pretrain()
         run = self._open(PRETRAINING)
-        engine = LocalCenters(self.cohort, load_sfcn(self._start_path(run)), volumes=self.volumes)
+        model = load_sfcn(self._start_path(run))
+        engine = LocalCenters(self.cohort, model, volumes=self.volumes, verifying=self.verifying)
         if measure:
             engine.scale = GradientScale.load(run.path / SCALE)
         return engine
@@ -181,7 +185,7 @@ class Study:
             engine,
             cycles,
             revisit_after=self.schedule.revisit_after,
-            after_cycle=lambda cycle: run.record_cycle(engine, arm=arm, cycle=cycle),
+            after_cycle=lambda cycle, counts: run.record_cycle(engine, arm=arm, cycle=cycle, counts=counts),
             progress=self.progress,
             **options,
         )
@@ -199,6 +203,7 @@ class Study:
             "name": name,
             "arm": arm,
             "rule": repr(rule),
+            "verifying": self.verifying if rule is not None else None,
             "schedule": asdict(self.schedule),
             "held_back": sorted(self.held_back),
             "versions": {name: version(name) for name in ("dqc-lib", "keras")} | {"method": METHOD},
