@@ -124,7 +124,7 @@ def test_a_rejected_batch_is_rolled_back_and_its_images_are_tried_alone():
     asked = ("verify", frozenset())
     whole = [("snapshot",), ("train", "A", ("a1", "bad"))]
     before = [("snapshot",), ("restore",), asked, ("restore",), asked]  # nobody had verified the model before that step
-    first = [("snapshot",), ("train", "A", ("a1",)), asked]
+    first = [("train", "A", ("a1",)), asked]  # the copy of the model is still there
     second = [("snapshot",), ("train", "A", ("bad",)), asked, ("restore",)]
     assert engine.calls == [("rate", 0.1), ("unit",), *whole, *before, ("restore",), *first, *second]
     assert engine.steps == (("a1",),), "only the accepted image may stay in the model"
@@ -717,6 +717,25 @@ def test_a_model_that_was_put_back_is_not_looked_at_again_unless_every_verificat
     assert (engine.verify(), engine.passes) == (before, 12 + again)
     engine.freeze()
     assert not engine.exact, "other normalization, other scores"
+
+
+def test_a_copy_of_the_model_serves_until_the_model_moves_and_never_brings_back_an_old_learning_rate(engine):
+    class Rejecting(WatchingRule):
+        def judge(self, **evidence):
+            return Verdict(True)
+
+    state, taken = engine.snapshot(), []
+    plan = plan_cycles({"east": ["sub-01", "sub-02", "sub-03"]}, learning_rates=[0.25, 0.125], batch_size=3)
+    snapshot = engine.snapshot
+    engine.snapshot = lambda: taken.append(1) or snapshot()
+    try:
+        ledger, _ = run_loop(engine, plan, rule=Rejecting(), revisit_after=1)
+        assert float(engine.model.optimizer.learning_rate) == 0.125
+    finally:
+        del engine.snapshot
+        engine.restore(state)
+    assert [row["decision"] for row in ledger.rows] == ["split"] + ["deferred"] * 3 + ["eliminated"] * 3
+    assert len(taken) == 3, "one for each cycle, and one for the step whose reference nobody knew"
 
 
 def test_an_unknown_way_to_verify_is_refused(cohort, tmp_path):

@@ -53,8 +53,8 @@ class Engine(Protocol):
 
 @dataclass
 class _Journey:
-    """What the loop carries along: the parties, the books, the counts of the last accepted model (None: not verified),
-    and whether the model has moved since the unit of the norms was measured."""
+    """What the loop carries along: the parties, the books, a copy of the last accepted model and its counts (None: not
+    copied, not verified), and whether the model has moved since the unit of the norms was measured."""
 
     engine: Engine
     rule: Rule
@@ -62,6 +62,7 @@ class _Journey:
     docket: Docket
     stage: str
     bar: Any
+    saved: Any = None
     accepted: Counts | None = None
     moved: bool = True
     cycle: int = 0
@@ -160,6 +161,7 @@ def _end_cycle(journey: _Journey, after_cycle: Callable[[int, Counts | None], No
     """Tell of the cycle; counts that were partly foreseen are made sure of first."""
     if journey.accepted is not None and not journey.engine.exact:
         journey.accepted = journey.verify()
+    journey.saved = None  # the copy holds the learning rate of this cycle
     if after_cycle is not None:
         after_cycle(journey.cycle, journey.accepted)
 
@@ -187,7 +189,9 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
     started, engine, rule, n = time.perf_counter(), journey.engine, journey.rule, len(subjects)
     pooled = journey.docket.pools(center)
     # a rule that suspects nothing, however large the update, never needs the way back
-    before = engine.snapshot() if rule.suspects(n=n, update_norm=math.inf) else None
+    if journey.saved is None and rule.suspects(n=n, update_norm=math.inf):
+        journey.saved = engine.snapshot()
+    before = journey.saved
     update = engine.train(center, subjects)
     if journey.moved and _is_close(rule, n, update.norm, pooled=pooled):
         engine.restore(before)
@@ -203,7 +207,7 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
         engine.restore(before)
         journey.accepted = reference
     else:
-        journey.accepted = None if rule.isolates else after
+        journey.saved, journey.accepted = None, None if rule.isolates else after
         journey.moved = True
     decision = rejected if verdict.harmful else "accepted"
     journey.decisions[decision] += 1
