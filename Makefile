@@ -1,7 +1,7 @@
 # make tutorial   every notebook executed in order, gallery in build/gallery/index.html
 # make test       style check, then the whole test suite (which executes the notebooks too)
 # make lab        JupyterLab on the notebooks
-# make bench      a small run of the study of detection, under a minute (python -m benchmarks.detection is the whole one)
+# make bench      what quality control costs beyond its arithmetic, as ratios (python -m benchmarks.cost)
 # make env        the environment alone, in .venv; the four above build it when it is missing or out of date
 # make clean      removes build/ and caches; make clean-all removes .venv as well
 #
@@ -34,7 +34,7 @@ lab: $(STAMP)
 	@$(BIN) -m jupyterlab $(ARGS) notebooks
 
 bench: $(STAMP)
-	@$(BIN) -m benchmarks.detection --quick $(ARGS)
+	@$(BIN) -m benchmarks.cost $(ARGS)
 
 env: $(STAMP)
 

@@ -22,9 +22,10 @@ from dqc_lib.volumes import VolumeCache
 if TYPE_CHECKING:
     import keras
 
-VERIFYING = {"full": None, "certain": math.inf, "nearest": 4.0}
+VERIFYING = {"full": None, "certain": math.inf, "nearest": 8.0}
 """How to verify: every image; or as few as leave no doubt that the attempt is harmful, if it is; or as few as say which
-way the verdict goes, where a call that is this many standard errors from the threshold is taken as foreseen."""
+way the verdict goes, where a call that is this many standard errors from the threshold is taken as foreseen. Six images
+tell little of how far others depart from them, hence so many."""
 CHUNK = 64  # images per forward pass, at most
 CHUNK_VOXELS = CHUNK * 40 * 48 * 40  # and voxels: of 160 x 192 x 160 that is one image, so that memory is bounded
 
@@ -168,13 +169,13 @@ class LocalCenters:
         return self._probe
 
     def verify(
-        self, asks: frozenset[str] = frozenset(), harmful: Callable[[Counts], bool] | None = None
+        self, asks: frozenset[str] = frozenset(), harmful: Callable[[Counts], bool | None] | None = None
     ) -> dict[str, Counts]:
         """Return each center's counts on its verification subjects, and its sum of losses if `asks` holds "loss".
 
-        With `harmful`, which says of the sum of the counts whether they make the attempt harmful, and unless every
-        image is to be looked at (see `verifying`), looking ends when that is settled, and what was not looked at is
-        counted as foreseen.
+        With `harmful`, which says of the sum of the counts whether they make the attempt harmful (None: it does not
+        say), and unless every image is to be looked at (see `verifying`), looking ends when that is settled or
+        everything can be foreseen; what was not looked at is counted as foreseen.
         """
         if self._reach is None or harmful is None or "loss" in asks or self._outlook is None:
             self._look_at_all()
@@ -197,14 +198,14 @@ class LocalCenters:
         if self._reach is None or not self.exact:  # a model that was changed by hand is not known to have moved
             self._outlook, self._moved = Outlook.of(self._look(np.arange(len(self._verifying)))), False
 
-    def _look_ahead(self, harmful: Callable[[Counts], bool]) -> None:
-        """Look at as few images as settle whether the attempt is harmful."""
+    def _look_ahead(self, harmful: Callable[[Counts], bool | None]) -> None:
+        """Look at as few images as settle whether the attempt is harmful, or foresee the others."""
         options = {"threshold": self.threshold, "reach": self._reach}
 
         def settled(outlook: Outlook) -> bool:
             best, worst = (_count(self._truth, wrong) for wrong in outlook.bound(self._truth, **options))
             # even a foreseen acceptance would leave the counts uncertain that the next attempt is compared with
-            return harmful(best) or (np.isfinite(self._reach) and not harmful(worst))
+            return harmful(best) is True or (math.isfinite(self._reach) and harmful(worst) is False)
 
         self._outlook, self._moved = look_ahead(self._outlook, self._look, settled=settled, **options), False
 

@@ -30,9 +30,10 @@ class Engine(Protocol):
     def train(self, center: str, subjects: Iterable[str], *, alone: bool = False) -> Update:
         """Take one step at the center and return the evidence of the update; `alone` leaves momentum out of it."""
 
-    def verify(self, asks: frozenset[str], harmful: Callable[[Counts], bool] | None = None) -> dict[str, Counts]:
-        """Return every center's counts. `harmful` says which sums of them make the attempt harmful: an engine need not
-        look further than to know that. More errors never make an attempt less harmful."""
+    def verify(self, asks: frozenset[str], harmful: Callable[[Counts], bool | None] | None = None) -> dict[str, Counts]:
+        """Return every center's counts. `harmful` says which sums of them make the attempt harmful, or None where there
+        is no attempt yet: an engine need not look further than to know that. More errors never make an attempt less
+        harmful."""
 
     @property
     def exact(self) -> bool:
@@ -68,7 +69,7 @@ class _Journey:
     cycle: int = 0
     decisions: Counter = field(default_factory=Counter)
 
-    def verify(self, harmful: Callable[[Counts], bool] | None = None) -> Counts:
+    def verify(self, harmful: Callable[[Counts], bool | None] | None = None) -> Counts:
         return add_counts(self.engine.verify(self.rule.asks, harmful))
 
 
@@ -245,7 +246,7 @@ def _verify_step(
         return reference, journey.verify(harmful)
     candidate = engine.snapshot()
     engine.restore(before)
-    reference = reference or journey.verify()
+    reference = reference or journey.verify(lambda counts: None)
     if journey.rule.isolates:
         engine.train(center, subjects, alone=True)
         after = journey.verify(harmful)
