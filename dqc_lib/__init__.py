@@ -64,8 +64,6 @@ _HOMES = {
         "freeze_normalization",
         "load_sfcn",
         "recalibrate_normalization",
-        "restore_snapshot",
-        "take_snapshot",
     ),
     "phantom": ("Recipe", "draw_subjects", "paint_phantom", "read_published_sites", "write_phantoms"),
     "quality": (
@@ -80,6 +78,7 @@ _HOMES = {
         "rank_among",
         "replay",
     ),
+    "snapshots": ("restore_snapshot", "take_snapshot"),
     "travelling": (
         "Arm",
         "Cycle",

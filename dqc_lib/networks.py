@@ -1,4 +1,4 @@
-"""The SFCN classifier, its normalization, and snapshots that replay bit for bit.
+"""The SFCN classifier and its normalization.
 
 Written against the backend-neutral Keras API: TensorFlow, JAX and PyTorch run it alike. Importing this module does
 not import Keras.
@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -203,41 +202,3 @@ def freeze_normalization(model: keras.Model) -> None:
     for layer in _find_normalization(model):
         layer.frozen = True
     _compile(model, model.optimizer)  # so that the training step is traced anew
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Copies of all variables of a model and its optimizer, kept where the backend keeps them."""
-
-    model: tuple
-    optimizer: tuple
-
-
-def take_snapshot(model: keras.Model) -> Snapshot:
-    """Return a copy of everything a training step changes: weights, normalization statistics, dropout seed, optimizer
-    state."""
-    keras = import_keras()
-
-    def copy(variables):
-        return tuple(keras.ops.copy(variable.value) for variable in variables)
-
-    return Snapshot(copy(model.variables), copy(model.optimizer.variables))
-
-
-def restore_snapshot(model: keras.Model, snapshot: Snapshot) -> None:
-    """Put the model and its optimizer back to the snapshot, in place; a repeated step then gives the same result bit
-    for bit, as often as it is restored."""
-    keras = import_keras()
-    variables, values = (*model.variables, *model.optimizer.variables), (*snapshot.model, *snapshot.optimizer)
-    if len(variables) != len(values):
-        raise ValueError(
-            f"the snapshot has {len(values)} variables, the model {len(variables)}: it was taken of another model"
-        )
-    for variable, value in zip(variables, values, strict=True):
-        if tuple(variable.shape) != tuple(value.shape):
-            raise ValueError(
-                f"{variable.path} is {tuple(variable.shape)} in the model and {tuple(value.shape)} in the snapshot: "
-                "it was taken of another model"
-            )
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(keras.ops.copy(value))  # JAX gives a variable's memory away in the next step

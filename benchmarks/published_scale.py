@@ -1,0 +1,150 @@
+"""One cycle of quality control at the published scale: `python -m benchmarks.published_scale --shape 40 48 40`.
+
+The 83 published centers, 1,410 training and 407 verification subjects, as phantoms (or random images, which need no
+painting and no files: `--images random`, for a GPU that is lent for minutes). After a short pre-training one cycle
+runs under the published rule, which verifies every attempt, and under the calibrated one, which verifies what its
+update makes suspicious. From the throughput measured, or one named for another device, follows what 20 cycles would
+take on the volumes and the network of the paper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+import dqc_lib as dqc
+from benchmarks.cost import Parts
+from dqc_lib.networks import WIDTHS, build_sfcn
+from dqc_lib.travelling import group_by_center, plan_cycles, travel, watch
+
+PUBLISHED = {"shape": (160, 192, 160), "width": 1.0, "cycles": 20}
+GOALS = {"full": 6 * 60, "certain": 6 * 60, "nearest": 2 * 60}  # seconds, at 40 x 48 x 40 on 2 cores
+MOST_MEMORY = 3.0  # GB
+KEEP = 8 * 1024**3  # bytes of random images that stay in memory
+
+
+class RandomVolumes:
+    """Random images by subject, made when asked for and kept while there is room; instead of a VolumeCache."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+        self._kept: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, subject: str) -> np.ndarray:
+        if subject in self._kept:
+            return self._kept[subject]
+        image = np.random.default_rng(crc32(subject.encode())).integers(0, 256, self.shape, dtype=np.uint8)
+        if (len(self._kept) + 1) * image.nbytes <= KEEP:
+            self._kept[subject] = image
+        return image
+
+    def batch(self, subjects: Iterable[str]) -> np.ndarray:
+        """Return the images of the subjects, float32 (n, I, J, K, 1)."""
+        return np.stack([self[subject] for subject in subjects])[..., None].astype(np.float32)
+
+
+def make_cohort(images: str, shape: Sequence[int], build: Path) -> tuple[dqc.Cohort, object]:
+    """Return the cohort of the 83 centers, all held-out subjects verifying, and its volumes."""
+    if images == "random":
+        table = dqc.draw_subjects("published", seed=83)
+        cohort, volumes = dqc.Cohort(table.assign(path=table["subject"]), build), RandomVolumes(shape)
+    else:
+        folder = build / f"phantoms-83-{'x'.join(map(str, shape))}"
+        recipe = dqc.Recipe(shape=tuple(shape), seed=83, disease=2.0)
+        cohort, volumes = dqc.write_phantoms(folder, sites="published", recipe=recipe), None
+    roles = cohort.table["role"].replace("test", "verification")
+    return cohort.replace(cohort.table.assign(role=roles)), volumes
+
+
+def count_operations(shape: Sequence[int], width: float) -> float:
+    """Return the multiplications and additions of one forward pass through the convolutions."""
+    filters = [max(1, round(width * count)) for count in WIDTHS]
+    total, before, sizes = 0.0, 1, list(shape)
+    for block, count in enumerate(filters, start=1):
+        last = block == len(filters)
+        total += 2.0 * math.prod(sizes) * before * count * (1 if last else 27)
+        before, sizes = count, sizes if last else [-(-size // 2) for size in sizes]
+    return total
+
+
+def run_cycle(engine: dqc.LocalCenters, cycle, rule) -> dict:
+    """Return what one cycle of control came to, by part."""
+    parts = Parts(engine)
+    before, started = engine.passes, time.perf_counter()
+    ledger, _ = travel(engine, [cycle], rule=rule, closing_revisit=False)
+    seconds = time.perf_counter() - started
+    frame = ledger.to_frame()
+    return {
+        "seconds": seconds,
+        "attempts": len(frame),
+        "rejected": int((frame["decision"] != "accepted").sum()),
+        "passes": engine.passes - before,
+        "steps": int(sum(len(batch) for batch in parts.batches)),
+        "parts": {name: round(part, 2) for name, part in parts.seconds.items()},
+    }
+
+
+def project(run: dict, *, shape: Sequence[int], width: float, throughput: float | None) -> dict:
+    """Return the hours that 20 cycles like this one would take at the published shape and width, and the throughput in
+    operations per second that this goes by: the one measured, for a step counted as three forward passes."""
+    here = count_operations(shape, width) * (run["passes"] + 3 * run["steps"])
+    measured = here / (run["parts"]["forward passes"] + run["parts"]["step"])
+    there = count_operations(PUBLISHED["shape"], PUBLISHED["width"]) * (run["passes"] + 3 * run["steps"])
+    rate = throughput or measured
+    return {"operations_per_second": rate, "hours": PUBLISHED["cycles"] * there / rate / 3600}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Paint, pre-train, control, project."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.published_scale", description=__doc__)
+    parser.add_argument("--shape", type=int, nargs=3, default=(40, 48, 40))
+    parser.add_argument("--width", type=float, default=0.25, help="a factor on the published numbers of filters")
+    parser.add_argument("--rule", choices=("published", "calibrated"), default="published")
+    parser.add_argument("--verifying", choices=("full", "certain", "nearest"), default="full")
+    parser.add_argument("--warm", type=int, default=6, help="cycles of pre-training before the normalization is frozen")
+    parser.add_argument("--images", choices=("phantoms", "random"), default="phantoms")
+    parser.add_argument("--throughput", type=float, help="operations per second of the device to project for")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--build", type=Path, default=Path("build/published_scale"))
+    options = parser.parse_args(arguments)
+    cohort, volumes = make_cohort(options.images, options.shape, options.build)
+    model = build_sfcn(options.shape, width=options.width, seed=options.seed)
+    engine = dqc.LocalCenters(cohort, model, volumes=volumes, verifying=options.verifying)
+    rates = [3e-4] * options.warm + [1e-4] * 2
+    cycles = plan_cycles(group_by_center(engine.cohort), learning_rates=rates, seed=options.seed)
+    started = time.perf_counter()
+    travel(engine, cycles[: options.warm], stage="pretraining")
+    engine.freeze()
+    travel(engine, cycles[options.warm : -1], stage="pretraining")
+    rule = dqc.PublishedRule(tolerance=0.02)
+    if options.rule == "calibrated":
+        rule = dqc.CalibratedRule.from_watch(watch(engine, cycles[-1]))
+    trained = time.perf_counter() - started
+    run = run_cycle(engine, cycles[-1], rule)
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    shape, width = options.shape, options.width
+    projected = project(run, shape=shape, width=width, throughput=options.throughput)
+    goal, n = GOALS[options.verifying], sum(len(members) for members in engine.verification.values())
+    print(f"{os.cpu_count()} cores, {'x'.join(map(str, shape))}, width {width:g}, {n} verification subjects")
+    print(f"before: {trained:.0f} s of pre-training; {options.rule} rule, verification {options.verifying}:")
+    verdict = "met" if run["seconds"] <= goal else "missed"
+    print(f"one cycle: {run['seconds']:.0f} s; goal at 40x48x40 on 2 cores {goal} s: {verdict}")
+    print(f"memory: {memory:.2f} GB at most; goal {MOST_MEMORY:g} GB: {'met' if memory <= MOST_MEMORY else 'missed'}")
+    rate, hours = projected["operations_per_second"], projected["hours"]
+    print(f"20 cycles at 160x192x160 and full width: {hours:.1f} h at {rate / 1e9:.1f} billion operations a second")
+    print(json.dumps(run | {"memory_gb": round(memory, 3)} | projected))
+
+
+if __name__ == "__main__":
+    main()
