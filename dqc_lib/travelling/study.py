@@ -203,13 +203,14 @@ class Study:
             "name": name,
             "arm": arm,
             "rule": repr(rule),
-            "verifying": self.verifying if rule is not None else None,
             "schedule": asdict(self.schedule),
             "held_back": sorted(self.held_back),
             "versions": {name: version(name) for name in ("dqc-lib", "keras")} | {"method": METHOD},
             "cohort": sha256(table.drop(columns="path").assign(image=images).to_csv(index=False).encode()).hexdigest(),
             "order": sha256(repr(self.plan).encode()).hexdigest(),
         }
+        if rule is not None:
+            settings["verifying"] = self.verifying
         mark = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         return RunFolder(self.folder / f"{name}-{mark}", settings)
 
