@@ -85,7 +85,7 @@ class LogitProbe:
             copy.assign(keras.ops.copy(original.value))  # JAX gives the memory away in the step
         self._probe.train_on_batch(image, np.ones((1, 1), dtype=np.float32))
         kept = self._probe.optimizer.kept
-        return np.concatenate([keras.ops.convert_to_numpy(gradient).ravel() for gradient in kept])
+        return np.concatenate([gradient.numpy().ravel() for gradient in kept])
 
 
 @cache
