@@ -16,7 +16,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -26,6 +26,7 @@ import dqc_lib as dqc
 from benchmarks.cost import Parts
 from dqc_lib.networks import WIDTHS, build_sfcn
 from dqc_lib.travelling import group_by_center, plan_cycles, travel, watch
+from dqc_lib.volumes import VolumeCache
 
 PUBLISHED = {"shape": (160, 192, 160), "width": 1.0, "cycles": 20}
 GOALS = {"full": 6 * 60, "certain": 6 * 60, "nearest": 2 * 60}  # seconds, at 40 x 48 x 40 on 2 cores
@@ -33,31 +34,19 @@ MOST_MEMORY = 3.0  # GB
 KEEP = 8 * 1024**3  # bytes of random images that stay in memory
 
 
-class RandomVolumes:
-    """Random images by subject, made when asked for and kept while there is room; instead of a VolumeCache."""
+class RandomVolumes(VolumeCache):
+    """Random images, made where a VolumeCache would read them."""
 
-    def __init__(self, shape: Sequence[int]) -> None:
-        self.shape = tuple(shape)
-        self._kept: dict[str, np.ndarray] = {}
-
-    def __getitem__(self, subject: str) -> np.ndarray:
-        if subject in self._kept:
-            return self._kept[subject]
-        image = np.random.default_rng(crc32(subject.encode())).integers(0, 256, self.shape, dtype=np.uint8)
-        if (len(self._kept) + 1) * image.nbytes <= KEEP:
-            self._kept[subject] = image
-        return image
-
-    def batch(self, subjects: Iterable[str]) -> np.ndarray:
-        """Return the images of the subjects, float32 (n, I, J, K, 1)."""
-        return np.stack([self[subject] for subject in subjects])[..., None].astype(np.float32)
+    def _read(self, subject: str) -> np.ndarray:
+        return np.random.default_rng(crc32(subject.encode())).integers(0, 256, self.shape, dtype=np.uint8)
 
 
-def make_cohort(images: str, shape: Sequence[int], build: Path) -> tuple[dqc.Cohort, object]:
+def make_cohort(images: str, shape: Sequence[int], build: Path) -> tuple[dqc.Cohort, VolumeCache | None]:
     """Return the cohort of the 83 centers, all held-out subjects verifying, and its volumes."""
     if images == "random":
         table = dqc.draw_subjects("published", seed=83)
-        cohort, volumes = dqc.Cohort(table.assign(path=table["subject"]), build), RandomVolumes(shape)
+        cohort = dqc.Cohort(table.assign(path=table["subject"]), build)
+        volumes = RandomVolumes(dict.fromkeys(table["subject"], ""), shape=tuple(shape), max_bytes=KEEP)
     else:
         folder = build / f"phantoms-83-{'x'.join(map(str, shape))}"
         recipe = dqc.Recipe(shape=tuple(shape), seed=83, disease=2.0)

@@ -343,17 +343,55 @@ def test_the_cache_gives_each_subject_its_own_volume_and_batches_in_order(tmp_pa
     assert cache.batch([]).shape == (0, 4, 5, 6, 1)
 
 
-def test_the_cache_reads_once_and_evicts_the_least_recently_used(tmp_path):
-    paths = make_files(tmp_path)
-    cache = VolumeCache(paths, max_bytes=2 * 120)
-    cache.batch(["sub-0", "sub-1", "sub-0", "sub-2"])
+def count_reads(cache, monkeypatch):
+    """Return the list that the names of subjects read from disk go to."""
+    reads, read = [], cache._read
+    monkeypatch.setattr(cache, "_read", lambda subject: reads.append(subject) or read(subject))
+    return reads
+
+
+def test_the_cache_reads_once_what_it_has_room_for(tmp_path, monkeypatch):
+    cache = VolumeCache(make_files(tmp_path), max_bytes=2 * 120)
+    reads = count_reads(cache, monkeypatch)
+    for _ in range(3):
+        cache.batch(["sub-0", "sub-1", "sub-0", "sub-2"])
+    assert reads == ["sub-0", "sub-1", "sub-2", "sub-2", "sub-2"], "going round, what came first stays"
     assert cache.nbytes == 240
-    for path in paths.values():
-        path.unlink()
-    np.testing.assert_array_equal(cache["sub-0"], make_array(seed=0))
-    np.testing.assert_array_equal(cache["sub-2"], make_array(seed=2))
-    with pytest.raises(FileNotFoundError, match="sub-1"):
-        cache["sub-1"]
+    for name, seed in (("sub-0", 0), ("sub-2", 2)):
+        np.testing.assert_array_equal(cache[name], make_array(seed=seed))
+
+
+def test_what_is_asked_for_more_often_takes_the_room(tmp_path, monkeypatch):
+    cache = VolumeCache(make_files(tmp_path), max_bytes=2 * 120)
+    cache.batch(["sub-0", "sub-0", "sub-0", "sub-1"])
+    reads = count_reads(cache, monkeypatch)
+    cache.batch(["sub-2"] * 5)
+    assert reads == ["sub-2"] * 3, "at the third time it had been asked for more often than sub-1"
+    cache.batch(["sub-0", "sub-1", "sub-2"])
+    assert reads[3:] == ["sub-1"]
+    assert cache.nbytes == 240
+
+
+def test_a_stream_gives_the_batches_in_order_whether_they_fit_or_not(tmp_path):
+    paths = make_files(tmp_path)
+    groups = [["sub-0"], ["sub-2", "sub-1"], [], ["sub-0", "sub-1"]]
+    plain = [VolumeCache(paths, shape=(4, 5, 6)).batch(group) for group in groups]
+    for most in (0, 120, 1000):
+        cache = VolumeCache(paths, shape=(4, 5, 6), max_bytes=most)
+        for _ in range(2):
+            for images, expected in zip(cache.stream(groups), plain, strict=True):
+                np.testing.assert_array_equal(images, expected)
+        assert cache.nbytes == min(most, 360)
+
+
+def test_a_stream_reads_one_batch_ahead_and_says_what_is_wrong_with_it_in_its_turn(tmp_path, monkeypatch):
+    paths = make_files(tmp_path)
+    paths["sub-1"].write_bytes(b"no image")
+    cache = VolumeCache(paths)
+    stream = cache.stream([["sub-0"], ["sub-2"], ["sub-1"]])
+    assert len(next(stream)) == len(next(stream)) == 1
+    with pytest.raises(ValueError, match="subject 'sub-1'"):
+        next(stream)
 
 
 def test_a_volume_larger_than_the_cache_is_read_every_time(tmp_path):

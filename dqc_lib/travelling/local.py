@@ -277,8 +277,8 @@ def _make_batches(volumes: VolumeCache, subjects: list[str]) -> Iterable:
     """Yield the images in batches that bound the memory, where the backend keeps its tensors."""
     import keras
 
-    for chunk in _cut_into_chunks(subjects, volumes.shape):
-        yield keras.ops.convert_to_tensor(volumes.batch(chunk))
+    for images in volumes.stream(_cut_into_chunks(subjects, volumes.shape)):
+        yield keras.ops.convert_to_tensor(images)
 
 
 def _predict_batches(model: keras.Model, batches: Iterable) -> np.ndarray:

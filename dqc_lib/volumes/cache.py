@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
 import numpy as np
 
@@ -12,7 +14,10 @@ from dqc_lib.volumes.files import read_volume
 
 
 class VolumeCache:
-    """The volumes of subjects by name, read when first asked for; the least recently used go when memory runs short.
+    """The volumes of subjects by name, read when first asked for, and kept as they are stored.
+
+    When memory runs short those stay that are asked for most often, such as verification images; those that cycle after
+    cycle are asked for alike stay as they came, since whatever is thrown out would be needed again before the next.
 
     Parameters
     ----------
@@ -52,23 +57,40 @@ class VolumeCache:
         self._options = {"orientation": orientation, "allow_constant": allow_constant}
         self._required = None if shape is None else tuple(shape)
         self._first: tuple[str, tuple[int, int, int]] | None = None
-        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._kept: dict[str, np.ndarray] = {}
+        self._uses: Counter[str] = Counter()
+        self._fewest = 0  # uses of what is kept, at least
+        self._lock = Lock()  # a batch may be read ahead in another thread
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, subject: str) -> np.ndarray:
         """Return a subject's array (I, J, K), as stored and read-only."""
-        if subject in self._kept:
-            self._kept.move_to_end(subject)
-            return self._kept[subject]
+        with self._lock:
+            self._uses[subject] += 1
+            if subject in self._kept:
+                return self._kept[subject]
         array = self._read(subject)
-        if array.nbytes <= self.max_bytes:
-            while self.nbytes + array.nbytes > self.max_bytes:
-                self.nbytes -= self._kept.popitem(last=False)[1].nbytes
-            self._kept[subject] = array
-            self.nbytes += array.nbytes
+        with self._lock:
+            if subject not in self._kept and self._make_room(subject, array.nbytes):
+                self._kept[subject] = array
+                self.nbytes += array.nbytes
         return array
+
+    def _make_room(self, subject: str, nbytes: int) -> bool:
+        """Return whether there is room for a subject's volume, after throwing out what was used less often than it was
+        before now."""
+        if nbytes > self.max_bytes:
+            return False
+        while self.nbytes + nbytes > self.max_bytes:
+            if self._uses[subject] - 1 <= self._fewest:
+                return False
+            rarest = min(self._kept, key=self._uses.__getitem__)
+            self._fewest = self._uses[rarest]
+            if self._uses[subject] - 1 > self._fewest:
+                self.nbytes -= self._kept.pop(rarest).nbytes
+        return True
 
     def _read(self, subject: str) -> np.ndarray:
         if subject not in self.paths:
@@ -97,6 +119,17 @@ class VolumeCache:
         for row, subject in enumerate(names):
             images[row, ..., 0] = self[subject]
         return images
+
+    def stream(self, groups: Iterable[Iterable[str]]) -> Iterator[np.ndarray]:
+        """Yield the batch of each group of subjects; while the caller works on one, the next is read from disk."""
+        groups = [list(group) for group in groups]
+        with ThreadPoolExecutor(1) as reader:
+            ahead = None
+            for group, following in zip(groups, [*groups[1:], []], strict=True):
+                images = self.batch(group) if ahead is None else ahead.result()
+                missing = any(subject not in self._kept for subject in following)
+                ahead = reader.submit(self.batch, following) if missing else None
+                yield images
 
     def check(self) -> None:
         """Read every volume once, keeping none, and raise at the first that is refused."""
