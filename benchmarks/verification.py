@@ -58,7 +58,7 @@ def run_seed(seed: int, build: Path, *, quick: bool) -> list[dict]:
     path = build / f"{'quick' if quick else 'seed'}-{seed}.json"
     if not path.exists():
         study = prepare_study(Task("clean start", "inversion", seed, (), quick=quick), build)
-        rows = [row for rule in (RULES[-2:] if quick else RULES) for row in run_rule(study, rule)]
+        rows = [row for rule in (RULES[2:3] if quick else RULES) for row in run_rule(study, rule)]
         aside = path.with_suffix(".partial")
         aside.write_text(json.dumps({"made_by": describe_maker(), "rows": rows}) + "\n", encoding="utf-8")
         aside.replace(path)
