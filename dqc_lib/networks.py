@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 WIDTHS = (32, 64, 128, 256, 256, 64)
 """Filters of the six convolutions, as published (Souza et al. 2025; the architecture is that of Peng et al. 2021, doi
 10.1016/j.media.2020.101871)."""
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+"""What the layers compute in, and Keras's name for it; weights, normalization and the last layer stay float32."""
 
 
 def import_keras():
@@ -84,6 +86,7 @@ def build_sfcn(
     dropout: float = 0.2,
     learning_rate: float = 1e-4,
     seed: int = 0,
+    precision: str = "float32",
 ) -> keras.Model:
     """Return a compiled SFCN for binary classification of one-channel volumes.
 
@@ -100,6 +103,9 @@ def build_sfcn(
         Of Adam; the loss is binary cross-entropy.
     seed : int
         Of the initial weights and of dropout.
+    precision : "float32" or "bfloat16"
+        What the layers compute in, see `PRECISIONS`. On CPUs with instructions for bfloat16 that took a quarter off the
+        time at the published width, and made a network of a quarter of it slower.
 
     Returns
     -------
@@ -111,7 +117,9 @@ def build_sfcn(
 
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape must be three positive sizes, got {tuple(shape)!r}")
-    filters = _count_filters(width)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {tuple(PRECISIONS)}, got {precision!r}")
+    filters, compute = _count_filters(width), {"dtype": PRECISIONS[precision]}
     seeds = iter(np.random.SeedSequence(seed).generate_state(8).tolist())
     normalization, dropout_layer = _layer_classes()
     volume = keras.Input((*shape, 1), name="volume")
@@ -119,11 +127,12 @@ def build_sfcn(
     for block, count in enumerate(filters, start=1):
         kernel = 3 if block < len(filters) else 1
         start = keras.initializers.GlorotUniform(seed=next(seeds))
-        x = keras.layers.Conv3D(count, kernel, padding="same", kernel_initializer=start, name=f"conv{block}")(x)
-        x = normalization(name=f"norm{block}")(x)
+        options = {"padding": "same", "kernel_initializer": start, "name": f"conv{block}"}
+        x = keras.layers.Conv3D(count, kernel, **options, **compute)(x)
+        x = normalization(name=f"norm{block}", **compute)(x)
         if block < len(filters):
-            x = keras.layers.MaxPooling3D(2, padding="same", name=f"pool{block}")(x)
-        x = keras.layers.ReLU(name=f"relu{block}")(x)
+            x = keras.layers.MaxPooling3D(2, padding="same", name=f"pool{block}", **compute)(x)
+        x = keras.layers.ReLU(name=f"relu{block}", **compute)(x)
     # as published; below 33 voxels nothing is left to average, and "valid" would leave nothing at all
     x = keras.layers.AveragePooling3D(2, padding="valid" if min(x.shape[1:4]) > 1 else "same", name="average")(x)
     x = keras.layers.Flatten(name="flatten")(dropout_layer(dropout, seed=next(seeds), name="dropout")(x))

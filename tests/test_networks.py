@@ -242,6 +242,31 @@ def test_recalibration_without_images_is_refused():
 # snapshots
 
 
+def test_in_bfloat16_the_layers_compute_with_less_and_the_weights_keep_what_they_learn(tmp_path):
+    model, plain = build(precision="bfloat16"), build()
+    images = make_batch()[0]
+    recalibrate_normalization(model, [images])
+    freeze_normalization(model)
+    kinds = {layer.compute_dtype for layer in model.layers if layer.name.startswith(("conv", "norm", "pool", "relu"))}
+    assert kinds == {"bfloat16"}
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    assert all(are_equal(model.get_weights()[:2], plain.get_weights()[:2])), "they start alike"
+    snapshot = take_snapshot(model)
+    losses, after = take_steps(model), read_variables(model)
+    restore_snapshot(model, snapshot)
+    assert take_steps(model) == losses
+    assert all(are_equal(read_variables(model), after))
+    scores = model.predict_on_batch(images)
+    assert scores.dtype == np.float32
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(load_sfcn(tmp_path / "model.keras").predict_on_batch(images), scores)
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match=r"precision must be one of \('float32', 'bfloat16'\), got 'half'"):
+        build(precision="half")
+
+
 @pytest.fixture(params=["tensorflow", "any backend"])
 def way(request, monkeypatch):
     """TensorFlow's own way to copy variables, and the one that serves every backend."""

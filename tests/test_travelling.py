@@ -572,6 +572,7 @@ def test_a_schedule_plans_training_subjects_only(tmp_path):
         ({"dropout": -0.2}, "Schedule.dropout must be a finite number >= 0, got -0.2"),
         ({"batch_size": 0}, "Schedule.batch_size must be >= 1, got 0"),
         ({"revisit_after": 0}, "Schedule.revisit_after must be >= 1, got 0"),
+        ({"precision": "half"}, r"Schedule.precision must be one of \('float32', 'bfloat16'\), got 'half'"),
         ({"learning_rate": 0.0}, "Schedule.learning_rate must be a finite number > 0, got 0.0"),
         ({"calm_learning_rate": float("nan")}, "Schedule.calm_learning_rate must be a finite number > 0, got nan"),
         ({"width": float("inf")}, "Schedule.width must be a finite number > 0, got inf"),

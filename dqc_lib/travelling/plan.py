@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dqc_lib.cohort import Cohort
+from dqc_lib.networks import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Schedule:
     dropout : float
     seed : int
         Of the order, the initial weights and dropout.
+    precision : "float32" or "bfloat16"
+        What the network computes in, see `build_sfcn`.
     """
 
     warm_cycles: int = 14
@@ -66,6 +69,7 @@ class Schedule:
     width: float = 0.25
     dropout: float = 0.2
     seed: int = 0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("warm_cycles", "calm_cycles", "control_cycles"):
@@ -79,6 +83,8 @@ class Schedule:
         for name in ("batch_size", "revisit_after"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Schedule.{name} must be >= 1, got {getattr(self, name)!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"Schedule.precision must be one of {tuple(PRECISIONS)}, got {self.precision!r}")
         for name in ("learning_rate", "calm_learning_rate", "width"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"Schedule.{name} must be a finite number > 0, got {getattr(self, name)!r}")

@@ -88,7 +88,8 @@ class Study:
         if not run.finished:
             self.volumes.check()
             schedule = self.schedule
-            model = build_sfcn(self.volumes.shape, width=schedule.width, dropout=schedule.dropout, seed=schedule.seed)
+            options = {name: getattr(schedule, name) for name in ("width", "dropout", "seed", "precision")}
+            model = build_sfcn(self.volumes.shape, **options)
             engine = LocalCenters(self.cohort, model, volumes=self.volumes)
             ledger = Ledger(run.ledger_path)
             cycles = self.plan[: schedule.pretraining_cycles]
