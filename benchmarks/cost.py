@@ -21,7 +21,7 @@ import numpy as np
 import dqc_lib as dqc
 from dqc_lib.quality import Counts
 from dqc_lib.travelling import Update, group_by_center, plan_cycles, travel
-from dqc_lib.travelling.local import predict_subjects
+from dqc_lib.travelling.batches import predict_subjects
 
 SAMPLES = Path(__file__).parent.parent / "data_samples"
 GOALS = {"qc_over_floor": 1.10}

@@ -201,6 +201,11 @@ def recalibrate_normalization(model: keras.Model, batches: Sequence[np.ndarray])
         layer.moving_variance.assign(np.maximum(square / count - (mean / count) ** 2, 0.0))
 
 
+def is_frozen(model: keras.Model) -> bool:
+    """Return whether the normalization is frozen: batches do not change it any more, nor go by their own statistics."""
+    return all(layer.frozen for layer in _find_normalization(model))
+
+
 def freeze_normalization(model: keras.Model) -> None:
     """Let every normalization layer use its moving statistics in training too, in place; scale and shift go on
     learning.

@@ -17,7 +17,8 @@ from dqc_lib.ledger import Ledger
 from dqc_lib.networks import build_sfcn, freeze_normalization, load_sfcn
 from dqc_lib.quality import PublishedRule
 from dqc_lib.travelling import LocalCenters, Schedule, Study, group_by_center, plan_cycles, travel
-from dqc_lib.volumes import write_volume
+from dqc_lib.travelling.batches import fill_up, predict_subjects, train_on
+from dqc_lib.volumes import VolumeCache, write_volume
 
 SHAPE = (16, 16, 16)
 WIDTH = 0.0625
@@ -104,6 +105,17 @@ def read_alike(cohort, weights_path):
     return LogitProbe(model).read(LocalCenters(cohort, model).volumes.batch(["sub-00"])).tolist()
 
 
+def fill_alike(cohort):
+    """Return what a step on two images, and the scores of three, come to where batches may be filled up to five."""
+    volumes, names, found = VolumeCache(cohort.table.set_index("subject")["path"].to_dict()), ["sub-00", "sub-01"], []
+    for most in (2, 5):
+        model = build_sfcn(SHAPE, width=WIDTH, dropout=0.0, learning_rate=1e-3)
+        freeze_normalization(model)
+        loss = train_on(model, volumes.batch(names), np.array([[0.0], [1.0]], dtype=np.float32), most=most)
+        found.append([loss, *predict_subjects(model, volumes, [*names, "sub-02"]).tolist()])
+    return np.array(found)
+
+
 def try_everything(folder, weights_path):
     """Return what the library does on this backend, as plain values.
 
@@ -118,6 +130,9 @@ def try_everything(folder, weights_path):
         "initial counts": count_all(engine),
     }
     found["gradient"] = read_alike(cohort, weights_path)
+    short, filled = fill_alike(cohort)
+    found["filling up changes nothing"] = len(filled) == 4 and bool(np.allclose(short, filled, rtol=1e-4, atol=1e-6))
+    found["most at once"] = len(fill_up(np.zeros((3, 1)), (2, 5, 8)))
     plan = plan_cycles(group_by_center(cohort), learning_rates=[1e-3, 1e-3], batch_size=1)
     travel(engine, plan[:1], progress=False)
     engine.freeze()
@@ -179,6 +194,13 @@ def test_steps_repeat_bit_for_bit_after_a_restore_and_after_a_file(outcomes, bac
         "a reading repeats and changes nothing",
     ):
         assert found[claim], claim
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_that_is_filled_up_counts_as_it_was(outcomes, backend):
+    found = outcomes(backend)
+    assert found["filling up changes nothing"]
+    assert found["most at once"] == (5 if backend == "jax" else 3), "JAX alone compiles for every size"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -24,8 +24,8 @@ from dqc_lib.travelling import (
     Study,
     Update,
     Visit,
+    batches,
     group_by_center,
-    local,
     loop,
     outlook,
     plan_cycles,
@@ -672,14 +672,14 @@ def test_a_score_at_the_threshold_is_called_diseased(engine):
 
 def test_verification_in_several_passes_gives_the_same_counts(engine, monkeypatch):
     whole = engine.verify()
-    monkeypatch.setattr(local, "RESIDENT", 0)
+    monkeypatch.setattr(batches, "RESIDENT", 0)
     sizes, predict = [], engine.model.predict_on_batch
     monkeypatch.setattr(engine.model, "predict_on_batch", lambda images: sizes.append(len(images)) or predict(images))
-    monkeypatch.setattr(local, "CHUNK", 4)
+    monkeypatch.setattr(batches, "CHUNK", 4)
     assert engine.verify() == whole
-    monkeypatch.setattr(local, "CHUNK_VOXELS", 3 * 16**3 + 1)
+    monkeypatch.setattr(batches, "CHUNK_VOXELS", 3 * 16**3 + 1)
     assert engine.verify() == whole
-    monkeypatch.setattr(local, "CHUNK_VOXELS", 1)
+    monkeypatch.setattr(batches, "CHUNK_VOXELS", 1)
     assert engine.verify() == whole
     assert sizes == [4, 2] + [3, 3] + [1] * 6, "whatever a volume's size, one fits"
 

@@ -16,6 +16,7 @@ from dqc_lib.fisher import GradientScale, LogitProbe, average_norms, forget_mome
 from dqc_lib.networks import freeze_normalization, recalibrate_normalization
 from dqc_lib.quality import Counts
 from dqc_lib.snapshots import Snapshot, restore_snapshot, take_snapshot
+from dqc_lib.travelling.batches import Batches, fits, make_batches, predict_batches, predict_subjects, train_on
 from dqc_lib.travelling.outlook import Outlook, look_ahead
 from dqc_lib.travelling.plan import group_by_center
 from dqc_lib.volumes import VolumeCache
@@ -27,9 +28,6 @@ VERIFYING = {"full": None, "certain": math.inf, "nearest": 8.0}
 """How to verify: every image; or as few as leave no doubt that the attempt is harmful, if it is; or as few as say which
 way the verdict goes, where a call that is this many standard errors from the threshold is taken as foreseen. Six images
 tell little of how far others depart from them, hence so many."""
-CHUNK = 64  # images per forward pass, at most
-RESIDENT = 512 * 1024**2  # bytes of verification images that stay with the network, ready to be passed
-CHUNK_VOXELS = CHUNK * 40 * 48 * 40  # and voxels: of 160 x 192 x 160 that is one image, so that memory is bounded
 
 
 def check_verifying(name: str) -> str:
@@ -112,6 +110,7 @@ class LocalCenters:
         self._resident: list | None = None
         self._outlook: Outlook | None = None
         self._moved = True  # since the outlook was made
+        self._most = 1  # images in a step so far
         self.passes = 0
         self._probe: LogitProbe | None = None
         self._unit = 1.0
@@ -135,7 +134,8 @@ class LocalCenters:
             forget_momentum(self.model)
         self._moved = True
         labels = np.array([[self._diagnosis[subject]] for subject in subjects], dtype=np.float32)
-        loss = float(np.asarray(self.model.train_on_batch(self.volumes.batch(subjects), labels)))
+        self._most = max(self._most, len(labels))
+        loss = train_on(self.model, self.volumes.batch(subjects), labels, most=self._most)
         return Update(loss, float(np.max(norms)) if norms else None)
 
     def adjust_unit(self) -> float:
@@ -214,9 +214,9 @@ class LocalCenters:
 
     def _look(self, numbers: np.ndarray) -> np.ndarray:
         self.passes += len(numbers)
-        if len(numbers) == len(self._verifying) and 4 * len(numbers) * math.prod(self.volumes.shape) <= RESIDENT:
-            self._resident = self._resident or list(_make_batches(self.volumes, self._verifying))
-            return _predict_batches(self.model, self._resident).astype(np.float64)
+        if len(numbers) == len(self._verifying) and fits(self.volumes, len(numbers)):
+            self._resident = self._resident or list(make_batches(self.volumes, self._verifying))
+            return predict_batches(self.model, self._resident, len(numbers)).astype(np.float64)
         return self._predict([self._verifying[number] for number in numbers]).astype(np.float64)
 
     def score(self, role: str = "test") -> pd.DataFrame:
@@ -246,8 +246,7 @@ class LocalCenters:
         groups = [
             [subject for subject in members if subject not in out] for members in group_by_center(self.cohort).values()
         ]
-        chunks = [chunk for group in groups for chunk in _cut_into_chunks(group, self.volumes.shape)]
-        recalibrate_normalization(self.model, _Batches(self.volumes, chunks))
+        recalibrate_normalization(self.model, Batches(self.volumes, groups))
         freeze_normalization(self.model)
         self._moved = True
 
@@ -266,39 +265,3 @@ def _count(truth: np.ndarray, wrong: np.ndarray, losses: np.ndarray | None = Non
 def _measure_losses(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
     sure = np.clip(score, 1e-7, 1 - 1e-7)
     return -(truth * np.log(sure) + (1 - truth) * np.log(1 - sure))
-
-
-def predict_subjects(model: keras.Model, volumes: VolumeCache, subjects: list[str]) -> np.ndarray:
-    """Return the model's scores of the subjects, 0 to 1, float32 (n,), in chunks that bound the memory."""
-    return _predict_batches(model, _make_batches(volumes, subjects))
-
-
-def _make_batches(volumes: VolumeCache, subjects: list[str]) -> Iterable:
-    """Yield the images in batches that bound the memory, where the backend keeps its tensors."""
-    import keras
-
-    for images in volumes.stream(_cut_into_chunks(subjects, volumes.shape)):
-        yield keras.ops.convert_to_tensor(images)
-
-
-def _predict_batches(model: keras.Model, batches: Iterable) -> np.ndarray:
-    scores = [model.predict_on_batch(batch)[:, 0] for batch in batches]
-    return np.concatenate(scores) if scores else np.empty(0, dtype=np.float32)
-
-
-def _cut_into_chunks(names: list[str], shape: tuple[int, int, int]) -> list[list[str]]:
-    size = min(CHUNK, max(1, CHUNK_VOXELS // math.prod(shape)))
-    return [names[at : at + size] for at in range(0, len(names), size)]
-
-
-class _Batches(Sequence):
-    """Batches of volumes, read when asked for."""
-
-    def __init__(self, volumes: VolumeCache, chunks: list[list[str]]) -> None:
-        self._volumes, self._chunks = volumes, chunks
-
-    def __len__(self) -> int:
-        return len(self._chunks)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._volumes.batch(self._chunks[index])

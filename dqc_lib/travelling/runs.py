@@ -16,7 +16,8 @@ from dqc_lib.ledger import COUNTS as VERIFICATION_COUNTS
 from dqc_lib.ledger import summarize_subjects
 from dqc_lib.networks import load_sfcn
 from dqc_lib.quality import Counts, DriftGuard, add_counts
-from dqc_lib.travelling.local import LocalCenters, predict_subjects
+from dqc_lib.travelling.batches import predict_subjects
+from dqc_lib.travelling.local import LocalCenters
 from dqc_lib.volumes import VolumeCache
 
 
