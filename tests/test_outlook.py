@@ -15,6 +15,10 @@ def score(logit):
     return 1 / (1 + np.exp(-np.asarray(logit, dtype=float)))
 
 
+def healthy(like):
+    return np.zeros(len(like), dtype=int)
+
+
 class Model:
     """Scores by image number, and a record of the images it was shown."""
 
@@ -30,14 +34,14 @@ class Model:
         return sum(map(len, self.shown))
 
 
-def never(outlook):
+def never(best, worst):
     return False
 
 
 def test_the_images_nearest_to_the_threshold_tell_where_the_others_went():
     before = np.linspace(-3, 3, 61)  # 0.1 apart, one of them on the threshold
     model = Model(before + 0.13)
-    after = look_ahead(Outlook.of(score(before)), model, **HALF, settled=never)
+    after = look_ahead(Outlook.of(score(before)), model, healthy(before), **HALF, settled=never)
     assert sorted(model.shown[0]) == [27, 28, 29, 30, 31, 32] or sorted(model.shown[0]) == [28, 29, 30, 31, 32, 33]
     assert model.n_shown <= 12
     np.testing.assert_allclose(after.score, score(before + 0.13), atol=1e-9)
@@ -51,7 +55,7 @@ def test_images_that_move_apart_are_looked_at_in_greater_number():
     shown = []
     for width in (0.0, 0.05, 0.2):
         model = Model(before + 0.1 + width * apart)
-        after = look_ahead(Outlook.of(score(before)), model, **HALF, settled=never)
+        after = look_ahead(Outlook.of(score(before)), model, healthy(before), **HALF, settled=never)
         np.testing.assert_array_equal(after.score >= 0.5, model.score >= 0.5)
         shown.append(model.n_shown)
     assert shown == sorted(shown)
@@ -64,7 +68,7 @@ def test_what_comes_nearer_is_looked_at_again_before_it_crosses():
     for _ in range(80):
         logit = logit - 0.012
         model = Model(logit)
-        outlook = look_ahead(outlook, model, **HALF, settled=never)
+        outlook = look_ahead(outlook, model, healthy(logit), **HALF, settled=never)
         np.testing.assert_array_equal(outlook.score >= 0.5, model.score >= 0.5)
         seen.append(6 in sum(model.shown, []))
     assert logit[-1] < 0, "it has crossed"
@@ -74,14 +78,23 @@ def test_what_comes_nearer_is_looked_at_again_before_it_crosses():
 def test_looking_ends_as_soon_as_the_question_is_settled():
     before = np.linspace(-0.1, 0.1, 50)
     model, asked = Model(before + 0.05), []
-    look_ahead(
-        Outlook.of(score(before)), model, **HALF, settled=lambda outlook: asked.append(outlook) or len(asked) == 2
-    )
+    settled = lambda best, worst: asked.append((best.sum(), worst.sum())) or len(asked) == 2  # noqa: E731
+    look_ahead(Outlook.of(score(before)), model, healthy(before), threshold=0.5, reach=1e6, settled=settled)
     assert [len(numbers) for numbers in model.shown] == [6, 2]
-    model = Model(before + 0.05)
-    assert look_ahead(Outlook.of(score(before)), model, threshold=0.5, reach=np.inf, settled=never).exact
-    assert [len(numbers) for numbers in model.shown] == [6, 2, 2, 40], "then all that are open at once"
-    assert sorted(sum(model.shown, [])) == list(range(50)), "nobody twice"
+    best, worst = zip(*asked, strict=True)
+    assert best[0] <= best[1] and worst[0] >= worst[1], "the bounds close in"
+    assert [high - low for low, high in asked] == [44, 42], "what was not looked at is open"
+
+
+def test_where_only_a_look_counts_the_likeliest_errors_come_first_and_nobody_twice():
+    before = np.linspace(-3, 3, 60)
+    diagnosis = (np.arange(60) % 2).astype(int)
+    model = Model(before + 0.01)
+    after = look_ahead(Outlook.of(score(before)), model, diagnosis, threshold=0.5, reach=np.inf, settled=never)
+    assert after.exact
+    assert [len(numbers) for numbers in model.shown] == [6, 2, 4, 8, 16, 24], "twice as many each time"
+    assert set(model.shown[1]) == {1, 58}, "the patient with the lowest score, the control with the highest"
+    assert sorted(sum(model.shown, [])) == list(range(60))
 
 
 def test_an_open_call_counts_as_right_at_best_and_as_wrong_at_worst():
@@ -98,8 +111,10 @@ def test_an_open_call_counts_as_right_at_best_and_as_wrong_at_worst():
 def test_where_a_score_is_not_a_number_every_image_is_looked_at(place):
     before = np.linspace(-2, 2, 30)
     broken = np.where(np.arange(30) == 15, np.nan, before)
-    model = Model(broken if place == "after" else before)
-    after = look_ahead(Outlook.of(score(broken if place == "before" else before)), model, **HALF, settled=never)
+    model, start = Model(broken if place == "after" else before), Outlook.of(score(before))
+    if place == "before":
+        start = Outlook.of(score(broken))
+    after = look_ahead(start, model, healthy(before), **HALF, settled=never)
     assert after.exact and sorted(sum(model.shown, [])) == list(range(30))
     np.testing.assert_array_equal(after.score, model.score)
 
@@ -108,7 +123,7 @@ def test_saturated_scores_are_foreseen_to_stay_so():
     before = np.array([0.0, 1e-40, 1.0, 0.5, 0.4, 0.6, 0.45, 0.55, 0.52])
     model = Model(np.zeros(9))
     model.score = np.array([0.0, 0.0, 1.0, 0.51, 0.41, 0.61, 0.46, 0.56, 0.53])
-    after = look_ahead(Outlook.of(before), model, **HALF, settled=never)
+    after = look_ahead(Outlook.of(before), model, healthy(before), **HALF, settled=never)
     np.testing.assert_array_equal(after.score >= 0.5, model.score >= 0.5)
     assert np.isfinite(after.score).all() and model.n_shown == FIRST
 
@@ -140,7 +155,7 @@ def test_whatever_the_images_do_a_call_that_is_certain_is_that_of_a_full_verific
 
     model, certain = Model(after), {"threshold": 0.5, "reach": np.inf}
     outlook = look_ahead(
-        Outlook.of(score(before)), model, **certain, settled=lambda seen: harmful(seen.bound(diagnosis, **certain)[0])
+        Outlook.of(score(before)), model, diagnosis, **certain, settled=lambda best, worst: harmful(best)
     )
     full = harmful((model.score >= 0.5) != (diagnosis == 1))
     assert harmful(outlook.bound(diagnosis, **certain)[0]) == full

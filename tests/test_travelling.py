@@ -123,7 +123,8 @@ def test_a_rejected_batch_is_rolled_back_and_its_images_are_tried_alone():
     assert read_rows(ledger) == ["0 batch a1 bad: split", "0 single a1: accepted", "0 single bad: deferred"]
     asked = ("verify", frozenset())
     whole = [("snapshot",), ("train", "A", ("a1", "bad"))]
-    before = [("snapshot",), ("restore",), asked, ("restore",), asked]  # nobody had verified the model before that step
+    # nobody had verified the model before that step
+    before = [("snapshot",), ("restore",), asked, ("snapshot",), ("restore",), asked]
     first = [("train", "A", ("a1",)), asked]  # the copy of the model is still there
     second = [("snapshot",), ("train", "A", ("bad",)), asked, ("restore",)]
     assert engine.calls == [("rate", 0.1), ("unit",), *whole, *before, ("restore",), *first, *second]
@@ -264,7 +265,7 @@ def test_after_a_rejected_attempt_the_reference_is_what_it_was():
 
 SUSPECT = [  # the calibrated rule verifies the model before, and after the step without momentum
     *("snapshot", "train"),
-    *("snapshot", "restore", "verify", "alone", "verify", "restore"),
+    *("snapshot", "restore", "verify", "snapshot", "alone", "verify", "restore"),
 ]
 
 
@@ -335,8 +336,9 @@ def test_a_suspect_that_is_not_acquitted_leaves_no_trace_in_the_model():
         "0 single bad: deferred",
         "0 batch a1: accepted",
     ]
-    known = (SUSPECT.index("snapshot"), SUSPECT.index("verify"))  # the copy of the model before, and its counts
-    again = [name for at, name in enumerate(SUSPECT) if at not in known]
+    at = SUSPECT.index("verify")
+    known = (SUSPECT.index("snapshot"), at, at + 1)  # the copy of the model before, its counts, the copy with them
+    again = [name for number, name in enumerate(SUSPECT) if number not in known]
     assert engine.names() == [
         "rate", "unit", "snapshot", "train", *SUSPECT, "restore", *again, "restore", "train",
     ]  # fmt: skip
@@ -706,9 +708,19 @@ def test_looking_at_fewer_images_decides_as_looking_at_all_does(cohort, verifyin
     assert all(np.array_equal(a, b) for a, b in zip(state, others[2], strict=True))
 
 
-@pytest.mark.parametrize(("verifying", "again"), [("full", 6), ("certain", 0), ("nearest", 0)])
-def test_a_model_that_was_put_back_is_not_looked_at_again_unless_every_verification_is_full(cohort, verifying, again):
+@pytest.mark.parametrize("verifying", ["certain", "nearest"])
+def test_each_score_that_is_looked_at_is_that_of_its_own_image(cohort, verifying):
     engine = LocalCenters(cohort, build_sfcn(SHAPE, width=NARROW), verifying=verifying)
+    plain = LocalCenters(cohort, engine.model, volumes=engine.volumes)
+    engine.verify()
+    for threshold in (0.4, 0.5, 0.55, 0.6):
+        engine.train("east", ["sub-01"])
+        engine.threshold = plain.threshold = threshold
+        assert engine.verify(frozenset(), lambda counts: None) == plain.verify(), "six images: all are looked at"
+
+
+def test_a_question_opens_the_eyes_once_and_a_verification_without_one_every_time(cohort):
+    engine = LocalCenters(cohort, build_sfcn(SHAPE, width=NARROW), verifying="nearest")
     assert not engine.exact
     before, state = engine.verify(), engine.snapshot()
     assert (engine.exact, engine.passes) == (True, 6)
@@ -717,9 +729,29 @@ def test_a_model_that_was_put_back_is_not_looked_at_again_unless_every_verificat
     engine.verify()
     engine.restore(state)
     assert engine.exact
-    assert (engine.verify(), engine.passes) == (before, 12 + again)
+    assert (engine.verify(frozenset(), lambda counts: None), engine.passes) == (before, 12)
+    assert (engine.verify(), engine.passes) == (before, 18), "without a question nothing is taken for granted"
     engine.freeze()
     assert not engine.exact, "other normalization, other scores"
+
+
+@pytest.mark.parametrize("rule", [PublishedRule(tolerance=0.0), CalibratedRule(1e-9, acquittal=1)])
+def test_what_is_known_of_a_model_is_known_again_when_it_is_put_back(cohort, rule, monkeypatch):
+    monkeypatch.setattr(outlook, "FIRST", 2)
+    engine = LocalCenters(cohort, build_sfcn(SHAPE, width=NARROW), verifying="nearest")
+    engine.freeze()
+    engine.scale = engine.make_scale()
+    engine.scale.add(engine.read_gradient("sub-01"), fold="all")
+    asked, verify = [], engine.verify
+    engine.verify = lambda *question: asked.append((engine.passes, verify(*question), engine.passes)) or asked[-1][1]
+    monkeypatch.setattr(type(rule), "suspects", lambda self, **evidence: True)
+    monkeypatch.setattr(type(rule), "judge", lambda self, **evidence: Verdict(True))
+    plan = plan_cycles(group_by_center(cohort), learning_rates=[1e-4], batch_size=2)
+    ledger, _ = run_loop(engine, plan, rule=rule, closing_revisit=False)
+    assert {row["decision"] for row in ledger.rows} == {"split", "deferred"}
+    looked = [after - before for before, _, after in asked]
+    assert looked[0] == 6, "nothing was known of the model"
+    assert set(looked[1:]) == {2}, "then its scores are, however often it is put back"
 
 
 def test_a_copy_of_the_model_serves_until_the_model_moves_and_never_brings_back_an_old_learning_rate(engine):
@@ -738,7 +770,7 @@ def test_a_copy_of_the_model_serves_until_the_model_moves_and_never_brings_back_
         del engine.snapshot
         engine.restore(state)
     assert [row["decision"] for row in ledger.rows] == ["split"] + ["deferred"] * 3 + ["eliminated"] * 3
-    assert len(taken) == 3, "one for each cycle, and one for the step whose reference nobody knew"
+    assert len(taken) == 4, "one for each cycle, and for the first step, before which nobody had verified, two more"
 
 
 def test_an_unknown_way_to_verify_is_refused(cohort, tmp_path):

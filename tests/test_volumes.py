@@ -376,6 +376,7 @@ def test_a_stream_gives_the_batches_in_order_whether_they_fit_or_not(tmp_path):
     paths = make_files(tmp_path)
     groups = [["sub-0"], ["sub-2", "sub-1"], [], ["sub-0", "sub-1"]]
     plain = [VolumeCache(paths, shape=(4, 5, 6)).batch(group) for group in groups]
+    assert list(VolumeCache(paths).stream([])) == []
     for most in (0, 120, 1000):
         cache = VolumeCache(paths, shape=(4, 5, 6), max_bytes=most)
         for _ in range(2):

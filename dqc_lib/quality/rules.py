@@ -38,7 +38,8 @@ class Rule(Protocol):
         self, *, n: int, update_norm: float | None, before: Counts, after: Counts, pooled: bool = False
     ) -> Verdict:
         """Return the verdict on an attempt with n images, from the counts of the last accepted model and of the
-        candidate."""
+        candidate. More errors of the candidate must never turn a harmful attempt into a harmless one: verification may
+        end when the errors counted so far are enough."""
 
 
 @dataclass(frozen=True)

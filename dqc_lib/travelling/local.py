@@ -69,8 +69,10 @@ class LocalCenters:
     threshold : float
         A score of at least this is called diseased.
     verifying : "full", "certain" or "nearest"
-        Whether `verify` looks at every image (see `VERIFYING`). "certain" decides as "full" does, image by image; with
-        "nearest" some counts are foreseen, and a decision in some hundreds may be another.
+        Whether `verify` looks at every image when it is told what the counts are for (see `VERIFYING`). "certain"
+        decides as "full" does, up to scores so near to the threshold that rounding decides; the counts of an attempt
+        that it rejects are foreseen in part. With "nearest" those of any attempt may be, and a decision may be another.
+        A model that is changed by other hands than this class's is not known to have moved.
 
     Attributes
     ----------
@@ -182,7 +184,7 @@ class LocalCenters:
         """
         if self._reach is None or harmful is None or "loss" in asks or self._outlook is None:
             self._look_at_all()
-        elif self._moved:
+        elif not self.exact:
             self._look_ahead(harmful)
         wrong = (self._outlook.score >= self.threshold) != (self._truth == 1)
         losses = _measure_losses(self._truth, self._outlook.score) if "loss" in asks else None
@@ -198,25 +200,25 @@ class LocalCenters:
         return self._outlook is not None and not self._moved and self._outlook.exact
 
     def _look_at_all(self) -> None:
-        if self._reach is None or not self.exact:  # a model that was changed by hand is not known to have moved
-            self._outlook, self._moved = Outlook.of(self._look(np.arange(len(self._verifying)))), False
+        self._outlook, self._moved = Outlook.of(self._look(np.arange(len(self._verifying)))), False
 
     def _look_ahead(self, harmful: Callable[[Counts], bool | None]) -> None:
         """Look at as few images as settle whether the attempt is harmful, or foresee the others."""
-        options = {"threshold": self.threshold, "reach": self._reach}
 
-        def settled(outlook: Outlook) -> bool:
-            best, worst = (_count(self._truth, wrong) for wrong in outlook.bound(self._truth, **options))
-            # even a foreseen acceptance would leave the counts uncertain that the next attempt is compared with
-            return harmful(best) is True or (math.isfinite(self._reach) and harmful(worst) is False)
+        def settled(best: np.ndarray, worst: np.ndarray) -> bool:
+            if harmful(_count(self._truth, best)) is True:
+                return True
+            # where only a look counts, the next attempt is to be compared with the counts of all images
+            return math.isfinite(self._reach) and harmful(_count(self._truth, worst)) is False
 
-        self._outlook, self._moved = look_ahead(self._outlook, self._look, settled=settled, **options), False
+        options = {"threshold": self.threshold, "reach": self._reach, "settled": settled}
+        self._outlook, self._moved = look_ahead(self._outlook, self._look, self._truth, **options), False
 
     def _look(self, numbers: np.ndarray) -> np.ndarray:
         self.passes += len(numbers)
         if len(numbers) == len(self._verifying) and fits(self.volumes, len(numbers)):
             self._resident = self._resident or list(make_batches(self.volumes, self._verifying))
-            return predict_batches(self.model, self._resident, len(numbers)).astype(np.float64)
+            return predict_batches(self.model, self._resident, len(numbers)).astype(np.float64)[numbers]
         return self._predict([self._verifying[number] for number in numbers]).astype(np.float64)
 
     def score(self, role: str = "test") -> pd.DataFrame:
@@ -234,7 +236,9 @@ class LocalCenters:
     def restore(self, state: State) -> None:
         """Put the model and its optimizer back."""
         restore_snapshot(self.model, state.variables)
-        self._outlook, self._moved = state.outlook, state.moved
+        self._moved = state.moved
+        if not state.moved:  # otherwise scores that were known later serve better to foresee its own
+            self._outlook = state.outlook
 
     def set_learning_rate(self, rate: float) -> None:
         """Set Adam's learning rate."""

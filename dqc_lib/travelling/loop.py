@@ -205,7 +205,7 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
         reference, after = _verify_step(journey, before, center, subjects, judge)
         verdict = judge(before=reference, after=after)
     if verdict.harmful:
-        engine.restore(before)
+        engine.restore(journey.saved)
         journey.accepted = reference
     else:
         journey.saved, journey.accepted = None, None if rule.isolates else after
@@ -246,7 +246,9 @@ def _verify_step(
         return reference, journey.verify(harmful)
     candidate = engine.snapshot()
     engine.restore(before)
-    reference = reference or journey.verify(lambda counts: None)
+    if reference is None:
+        reference = journey.verify(lambda counts: None)
+        journey.saved = engine.snapshot()  # so that its scores are known when the model is put back
     if journey.rule.isolates:
         engine.train(center, subjects, alone=True)
         after = journey.verify(harmful)

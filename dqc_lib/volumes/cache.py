@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from threading import Lock
 
 import numpy as np
@@ -76,11 +77,12 @@ class VolumeCache:
             if subject not in self._kept and self._make_room(subject, array.nbytes):
                 self._kept[subject] = array
                 self.nbytes += array.nbytes
+                self._fewest = min(self._fewest, self._uses[subject])
         return array
 
     def _make_room(self, subject: str, nbytes: int) -> bool:
-        """Return whether there is room for a subject's volume, after throwing out what was used less often than it was
-        before now."""
+        """Throw out volumes that were used less often than the subject's was before now, until it fits or none is left;
+        return whether it fits."""
         if nbytes > self.max_bytes:
             return False
         while self.nbytes + nbytes > self.max_bytes:
@@ -125,7 +127,7 @@ class VolumeCache:
         groups = [list(group) for group in groups]
         with ThreadPoolExecutor(1) as reader:
             ahead = None
-            for group, following in zip(groups, [*groups[1:], []], strict=True):
+            for group, following in zip_longest(groups, groups[1:], fillvalue=()):
                 images = self.batch(group) if ahead is None else ahead.result()
                 missing = any(subject not in self._kept for subject in following)
                 ahead = reader.submit(self.batch, following) if missing else None
