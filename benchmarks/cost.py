@@ -1,7 +1,7 @@
 """What quality control costs beyond its arithmetic: `python -m benchmarks.cost`.
 
-A run with full verification and its floor, the same training steps and forward passes bare, take turns on the cohort
-of data_samples, or on one of the same images repeated. Ratios come from neighbouring turns, so that a slow moment of
+A run under the published rule, which verifies every attempt in full, and its floor, the same training steps and forward
+passes bare, take turns on the cohort of data_samples. Ratios come from neighbouring turns, so that a slow moment of
 the machine meets both; each is told as median, lowest and highest over the turns, for readers and then as JSON lines.
 """
 
@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -46,19 +47,22 @@ def plan(engine: dqc.LocalCenters, *, cycles: int, seed: int):
 
 
 class Parts:
-    """Seconds spent in the parts of a run, by name; parts that call others are timed without them."""
+    """Seconds that a run spends in its parts, by name, and the steps, verifications and gradients in it.
+
+    Images that another thread reads ahead cost nothing here unless they are waited for.
+    """
 
     def __init__(self, engine: dqc.LocalCenters) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._stack: list[float] = []
         self.batches: list[tuple[str, ...]] = []
-        self.looks = 0
+        self.looks, self.gradients = 0, 0
         self._wrap(engine.volumes, "batch", "data")
         self._wrap(engine.model, "train_on_batch", "step")
         self._wrap(engine.model, "predict_on_batch", "forward passes")
         self._wrap(engine, "snapshot", "snapshot")
         self._wrap(engine, "restore", "snapshot")
-        train, verify = engine.train, engine.verify
+        self._wrap(engine, "read_gradient", "gradients")
+        train, verify, read = engine.train, engine.verify, engine.read_gradient
 
         def note_train(center, subjects, **options):
             self.batches.append(tuple(subjects))
@@ -68,7 +72,11 @@ class Parts:
             self.looks += 1
             return verify(*arguments)
 
-        engine.train, engine.verify = note_train, note_verify
+        def note_read(subject):
+            self.gradients += 1
+            return read(subject)
+
+        engine.train, engine.verify, engine.read_gradient = note_train, note_verify, note_read
 
     def _wrap(self, owner, name: str, part: str) -> None:
         original = getattr(owner, name)
@@ -78,7 +86,8 @@ class Parts:
             try:
                 return original(*arguments, **options)
             finally:
-                self.seconds[part] += time.perf_counter() - started
+                if threading.current_thread() is threading.main_thread():
+                    self.seconds[part] += time.perf_counter() - started
 
         setattr(owner, name, timed)
 
@@ -127,6 +136,7 @@ def compare_with_floor(*, width: float, turns: int, cycles: int, seed: int) -> d
             floor = run_floor(engine, parts.batches, parts.looks)
             if turn:  # the first one traces the network
                 ratios["qc_over_floor"].append(controlled / floor)
+                ratios["verifications_of_attempts"].append(parts.looks / len(ledger))
                 for name in ("data", "step", "forward passes", "snapshot"):
                     ratios[f"{name.replace(' ', '_')}_of_run"].append(shares[name] / controlled)
                 ratios["rest_of_run"].append(1 - sum(shares.values()) / controlled)

@@ -1,15 +1,17 @@
 """Whether verification that looks at fewer images decides as the full one does: `python -m benchmarks.verification`.
 
-On the cohorts of the study of detection, after its clean start, each rule runs with full verification; at every attempt
-verification by the nearest images is asked as well, and its verdict noted. Then runs of their own with the nearest
-images, and with as many as make a rejection certain, are compared with the full one attempt by attempt. A seed that was
-done before is not done again. `--quick` does one small seed in a folder of its own.
+On the cohorts of the study of detection, after its clean start, each rule runs with full verification, with as few
+images as make a rejection certain, and with the nearest ones, and the runs are compared attempt by attempt. In another
+run with the nearest images every verdict is held against the one that full verification, of the same model before and
+after the same step, would have given. A seed that was done before is not done again: remove the folder after a change.
+`--quick` does one small seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -36,21 +38,49 @@ KEYS = ["rule", "verifying"]
 
 
 class ShadowedCenters(dqc.LocalCenters):
-    """Centers that verify in full, and note whether looking at the nearest images would have given the same verdict."""
+    """Centers that look at the nearest images, and note at each attempt what a full verification of the model before
+    and after it would have said.
 
-    def __init__(self, cohort: dqc.Cohort, model, *, volumes) -> None:
+    Attributes
+    ----------
+    verdicts : list of (bool, bool)
+        Whether the attempt was called harmful, and whether it should have been.
+    """
+
+    def __init__(self, cohort: dqc.Cohort, model, *, volumes, rule: dqc.quality.Rule) -> None:
         super().__init__(cohort, model, volumes=volumes, verifying="nearest")
-        self._plain = dqc.LocalCenters(cohort, model, volumes=volumes)
-        self.equal: list[bool] = []
+        self._plain, self._rule = dqc.LocalCenters(cohort, model, volumes=volumes), rule
+        self._before: Counts | None = None  # of the model that the last step began from
+        self._now: Counts | None = None
+        self._n = 0
+        self.verdicts: list[tuple[bool, bool]] = []
+
+    def train(self, center: str, subjects, *, alone: bool = False):
+        """Take a step."""
+        self._before, self._now, self._n = self._now, None, len(subjects)
+        return super().train(center, subjects, alone=alone)
 
     def verify(
         self, asks: frozenset[str] = frozenset(), harmful: Callable[[Counts], bool | None] | None = None
     ) -> dict[str, Counts]:
-        """Return the counts of all images."""
-        near, full = super().verify(asks, harmful), self._plain.verify(asks)
-        if harmful is not None and harmful(dqc.quality.add_counts(full)) is not None:
-            self.equal.append(harmful(dqc.quality.add_counts(near)) == harmful(dqc.quality.add_counts(full)))
-        return full
+        """Return the counts of the nearest images, the others foreseen."""
+        near, self._now = super().verify(asks, harmful), dqc.quality.add_counts(self._plain.verify(asks))
+        said = None if harmful is None else harmful(dqc.quality.add_counts(near))
+        if said is None:  # it was asked for as the reference of a step that was taken already
+            self._before = self._now
+        else:
+            evidence = {"n": self._n, "update_norm": math.inf, "before": self._before, "after": self._now}
+            self.verdicts.append((said, self._rule.judge(**evidence).harmful))
+        return near
+
+    def snapshot(self):
+        """Return a copy of the model, with what is known of it."""
+        return super().snapshot(), self._now
+
+    def restore(self, state) -> None:
+        """Put the model back."""
+        super().restore(state[0])
+        self._now = state[1]
 
 
 def run_seed(seed: int, build: Path, *, quick: bool) -> list[dict]:
@@ -69,44 +99,46 @@ def run_rule(study: dqc.Study, name: str) -> list[dict]:
     """Return the rows of a rule."""
     tolerance = name.removeprefix("published ")
     rule = study.make_rule(name) if tolerance == name else study.make_rule("published", tolerance=float(tolerance))
-    shadowed, runs = make_centers(study, rule), {}
-    control(study, rule, shadowed)
-    for way in ("full", "certain", "nearest"):
-        engine = make_centers(study, rule, verifying=way)
-        started = time.perf_counter()
-        ledger = control(study, rule, engine)
-        runs[way] = (ledger, engine.passes, time.perf_counter() - started)
-    plain, all_passes, in_full = runs["full"]
-    n = sum(len(members) for members in shadowed.verification.values())
-    rows = []
+    start, runs = study.open_engine(measure="update norm" in rule.asks), {}
+    for way in ("shadowed", "full", "certain", "nearest"):
+        model = study.open_engine().model
+        if way == "shadowed":
+            engine = ShadowedCenters(study.cohort, model, volumes=study.volumes, rule=rule)
+        else:
+            engine = dqc.LocalCenters(study.cohort, model, volumes=study.volumes, verifying=way)
+        engine.scale = start.scale
+        began = time.perf_counter()
+        runs[way] = (engine, control(study, rule, engine), time.perf_counter() - began)
+    (shadowed, *_), (plain, ledger, in_full) = runs["shadowed"], runs["full"]
+    known, verdicts = list_decisions(ledger), shadowed.verdicts
+    judged = {
+        "asked": len(verdicts),
+        "equal": sum(said == full for said, full in verdicts),
+        "harmful_in_full": sum(full for _, full in verdicts),
+        "missed": sum(full and not said for said, full in verdicts),
+        "accused": sum(said and not full for said, full in verdicts),
+    }
+    n, rows = sum(map(len, plain.verification.values())), []
     for way in ("certain", "nearest"):
-        ledger, passes, seconds = runs[way]
-        pairs = zip(list_decisions(plain), list_decisions(ledger), strict=False)
-        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        engine, ledger, seconds = runs[way]
+        decisions = list_decisions(ledger)
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(known, decisions, strict=False)))
         rows.append(
-            {"rule": name, "verifying": way, "seed": study.schedule.seed, "subjects": n, "attempts": len(plain)}
-            | {"passes_in_full": all_passes, "passes": passes, "alike_from_the_start": alike}
-            | {"same_run": list_decisions(plain) == list_decisions(ledger), "seconds_over_full": seconds / in_full}
-            | ({"asked": len(shadowed.equal), "equal": sum(shadowed.equal)} if way == "nearest" else {})
+            {"rule": name, "verifying": way, "seed": study.schedule.seed, "subjects": n}
+            | {"attempts": len(known), "passes_in_full": plain.passes, "passes": engine.passes}
+            | {"alike_from_the_start": alike, "same_run": known == decisions, "seconds_over_full": seconds / in_full}
+            | (judged if way == "nearest" else {})
         )
     return rows
 
 
-def make_centers(study: dqc.Study, rule: dqc.quality.Rule, *, verifying: str | None = None) -> dqc.LocalCenters:
-    """Return the centers of a study, shadowed if no way to verify is named."""
-    start = study.open_engine(measure="update norm" in rule.asks)
-    if verifying is None:
-        engine = ShadowedCenters(study.cohort, start.model, volumes=study.volumes)
-    else:
-        engine = dqc.LocalCenters(study.cohort, start.model, volumes=study.volumes, verifying=verifying)
-    engine.scale = start.scale
-    return engine
-
-
 def control(study: dqc.Study, rule: dqc.quality.Rule, engine: dqc.LocalCenters) -> pd.DataFrame:
-    """Return the ledger of the control cycles."""
+    """Return the ledger of the control cycles; as in a study, the model is verified when a cycle ends."""
     cycles = study.plan[study.schedule.pretraining_cycles :]
-    ledger, _ = travel(engine, cycles, rule=rule, revisit_after=study.schedule.revisit_after, progress=False)
+    options = {"revisit_after": study.schedule.revisit_after, "progress": False}
+    ledger, _ = travel(
+        engine, cycles, rule=rule, after_cycle=lambda cycle, counts: counts or engine.verify(), **options
+    )
     return ledger.to_frame()
 
 
@@ -129,7 +161,8 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     least, the share of equal verdicts, and in how many seeds the whole run was the same."""
     groups = table.groupby(KEYS, sort=False)
     each = (table["passes_in_full"] / table["passes"]).groupby([table[key] for key in KEYS], sort=False)
-    sums = groups[["attempts", "passes_in_full", "passes", "asked", "equal"]].sum()
+    names = ["attempts", "passes_in_full", "passes", "asked", "equal", "harmful_in_full", "missed", "accused"]
+    sums = groups[names].sum()
     return pd.DataFrame(
         {
             "seeds": groups.size(),
@@ -138,6 +171,9 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
             "fewer_at_least": each.min(),
             "asked": sums["asked"],
             "equal": sums["equal"] / sums["asked"].where(sums["asked"] > 0),
+            "harmful_in_full": sums["harmful_in_full"],
+            "missed": sums["missed"],
+            "accused": sums["accused"],
             "same_runs": groups["same_run"].sum(),
             "seconds_over_full": groups["seconds_over_full"].median(),
         }
@@ -150,7 +186,8 @@ def describe(summary: pd.DataFrame) -> str:
     for row in summary.itertuples():
         met = row.fewer >= FEWER and row.equal >= EQUAL
         goal = "" if row.verifying == "certain" else f"  goal {FEWER:g} x, {EQUAL:.1%}: {'met' if met else 'missed'}"
-        verdicts = "" if pd.isna(row.equal) else f", {row.equal:.2%} of {row.asked:.0f} verdicts equal"
+        wrong = f"missed {row.missed:.0f} of {row.harmful_in_full:.0f} harmful, accused {row.accused:.0f} others"
+        verdicts = "" if pd.isna(row.equal) else f", {row.equal:.2%} of {row.asked:.0f} verdicts equal ({wrong})"
         fewer = f"{row.fewer:4.1f} times fewer (least {row.fewer_at_least:.1f})"
         same = f"same run in {row.same_runs} of {row.seeds} seeds, {row.seconds_over_full:.2f} of the seconds"
         lines.append(f"{row.rule:15} {row.verifying:8} {fewer}, {same}{verdicts}{goal}")

@@ -27,11 +27,12 @@ REFERENCE_COUNTS = tuple(f"reference_{name}" for name in COUNTS)
 MEASURES = ("update_norm", "loss", "reference_loss", "tolerance", "norm_limit")
 COLUMNS = (
     *("cycle", "stage", "level", "center", "subjects", "n", "update_norm"),
-    *(*COUNTS, "loss", *REFERENCE_COUNTS, "reference_loss"),
+    *(*COUNTS, "loss", *REFERENCE_COUNTS, "reference_loss", "exact"),
     *("tolerance", "norm_limit", "decision", "seconds"),
 )
 """Keys of every row. Counts are of the verification subjects after the attempt (a rule that isolates: after the step as
-it would have been without momentum), `reference_...` what it was held against, `loss` their mean cross-entropy,
+it would have been without momentum), `reference_...` what it was held against, `loss` their mean cross-entropy, `exact`
+whether the model looked at all of those subjects, or some of both counts were foreseen (True, False),
 `tolerance` the allowed increase of a rate, `norm_limit` the update norm above which an attempt was suspicious; None is
 what was not asked for. `seconds` is the time that the attempt took."""
 RATES = {
@@ -136,7 +137,8 @@ class Ledger:
         """
         frame = pd.DataFrame(self._rows, columns=list(COLUMNS), dtype=object)
         types = dict.fromkeys((*COUNTS, *REFERENCE_COUNTS), "Int64")
-        types |= dict.fromkeys((*MEASURES, "seconds"), "float64") | {"cycle": "int64", "n": "int64"}
+        types |= dict.fromkeys((*MEASURES, "seconds"), "float64")
+        types |= {"cycle": "int64", "n": "int64", "exact": "boolean"}
         frame = frame.astype(types)
         for rate, (count, total) in RATES.items():
             denominators = frame[total].astype("Float64").astype("float64")
@@ -189,6 +191,10 @@ def _check_value(name: str, value: Any) -> Any:
         return [_check_text("subjects", subject) for subject in value]
     if value is None and name not in ("cycle", "n", "seconds"):
         return None
+    if name == "exact":
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}; expected True or False")
+        return value
     kind, words = (Real, "a number") if name in (*MEASURES, "seconds") else (Integral, "an integer from 0")
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}; expected {words}")

@@ -295,6 +295,10 @@ def main(arguments=None):
     if options.readme and (options.names or options.parameter):
         print("error: --readme is for all notebooks as they are; expected no names and no -p", file=sys.stderr)
         return 1
+    readme = folder.parent / "README.md"
+    if options.readme and not readme.is_file():
+        print(f"error: no {readme}; expected the README beside the folder of the notebooks", file=sys.stderr)
+        return 1
     try:
         notebooks = select_notebooks(options.names, folder=folder)
         parameters = check_parameters(options.parameter, notebooks=notebooks)
@@ -308,7 +312,7 @@ def main(arguments=None):
     problems += gallery.write_gallery(executed, folder=output, source=folder)
     write_timings(executed, path=output / "timings.csv")
     if options.readme and not problems:
-        problems += update_readme(folder.parent / "README.md", runs=runs)
+        problems += update_readme(readme, runs=runs)
     print(f"\n{format_table(runs)}\n\nGallery: {output / 'index.html'}", flush=True)
     for problem in problems:
         print(f"\nerror: {problem}", file=sys.stderr)

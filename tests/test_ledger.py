@@ -28,6 +28,7 @@ def make_row(**changes):
         "reference_fn": 0,
         "reference_n_pos": 4,
         "reference_loss": 0.6,
+        "exact": True,
         "tolerance": 0.02,
         "norm_limit": 740.0,
         "decision": "accepted",
@@ -41,7 +42,7 @@ def make_single(subject, **changes):
 
 
 SKIPPED = dict.fromkeys(
-    ["update_norm", "loss", "reference_loss", "tolerance", "norm_limit", "fp", "n_neg", "fn", "n_pos"]
+    ["update_norm", "loss", "reference_loss", "exact", "tolerance", "norm_limit", "fp", "n_neg", "fn", "n_pos"]
 )
 SKIPPED |= dict.fromkeys(["reference_fp", "reference_n_neg", "reference_fn", "reference_n_pos"])
 

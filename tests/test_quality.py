@@ -750,6 +750,12 @@ RECORDED = (  # as the published rule decides at a tolerance of 1/16
 )
 
 
+def test_counts_that_were_foreseen_in_part_say_nothing_of_another_rule():
+    recorded = make_ledger(*RECORDED).assign(exact=pd.array([None, None, True, False, False, True, True, True]))
+    said = replay(recorded, PublishedRule(tolerance=0.0))["replayed_harmful"]
+    assert said.isna().tolist() == [False, True, True, False, False, False]
+
+
 def test_replaying_with_the_rule_that_decided_gives_the_recorded_decisions():
     replayed = replay(make_ledger(*RECORDED), PublishedRule(tolerance=1 / 16))
     assert replayed["decision"].tolist() == ["accepted", "split", "accepted", "deferred", "accepted", "eliminated"]

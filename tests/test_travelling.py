@@ -452,6 +452,7 @@ def test_each_attempt_is_a_row_with_all_that_decided_it():
         "reference_fn": 0,
         "reference_n_pos": 10,
         "reference_loss": None,
+        "exact": True,
         "tolerance": 0.1,
         "norm_limit": None,
         "decision": "split",
@@ -701,6 +702,7 @@ def test_looking_at_fewer_images_decides_as_looking_at_all_does(cohort, verifyin
     assert set(full["decision"]) >= {"accepted", "split"}
     assert full["decision"].tolist() == fewer["decision"].tolist()
     accepted = full["decision"] == "accepted"
+    assert full["exact"].all() and not fewer["exact"].all(), "the ledger tells which counts were foreseen in part"
     if verifying == "certain":
         counts = ["fp", "fn", "reference_fp", "reference_fn"]
         pd.testing.assert_frame_equal(full.loc[accepted, counts], fewer.loc[accepted, counts])

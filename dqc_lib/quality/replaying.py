@@ -28,7 +28,7 @@ def replay(ledger: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     DataFrame
         Rows of stage "control" and "closing" with columns cycle, level, center, subjects, n, decision (as recorded),
         harmful (as recorded), replayed_harmful (boolean, NA where the rule would have verified but the counts were
-        not recorded).
+        not recorded, or were foreseen in part).
 
     Raises
     ------
@@ -62,7 +62,8 @@ def _replay_row(row: dict, rule: Rule, *, pooled: bool) -> bool | None:
     norm = None if pd.isna(row["update_norm"]) else float(row["update_norm"])
     if not rule.suspects(n=row["n"], update_norm=norm, pooled=pooled):
         return False
-    if any(pd.isna(row[name]) for name in ("fp", "reference_fp")):
+    foreseen = pd.notna(row["exact"]) and not row["exact"]
+    if foreseen or any(pd.isna(row[name]) for name in ("fp", "reference_fp")):
         return None
     before, after = (
         Counts(*(int(row[f"{prefix}{name}"]) for name in ("fp", "n_neg", "fn", "n_pos")))

@@ -100,8 +100,9 @@ def _span(numbers: pd.Series) -> str:
 def write_run(material: Material, name: str, heading: str) -> str:
     """Return the section on rule, schedule, seed, versions, and how each number was obtained."""
     settings = material.settings[material.controlled.name]
+    rows = settings["schedule"] | {"verification of attempts": settings.get("verifying", "full")}
     schedule = pd.DataFrame(
-        [(key.replace("_", " "), f"{value:g}") for key, value in settings["schedule"].items()],
+        [(key.replace("_", " "), value if isinstance(value, str) else f"{value:g}") for key, value in rows.items()],
         columns=["setting", "value"],
     ).set_index("setting")
     arms = pd.DataFrame(

@@ -1,7 +1,8 @@
 """The travelling model: plan, loop, centers in one process, and studies that compare the arms."""
 
-from dqc_lib.travelling.local import LocalCenters, Update
-from dqc_lib.travelling.loop import Engine, travel, watch
+from dqc_lib.travelling.engine import Engine, Update
+from dqc_lib.travelling.local import LocalCenters
+from dqc_lib.travelling.loop import travel, watch
 from dqc_lib.travelling.plan import Cycle, Schedule, Visit, group_by_center, plan_cycles
 from dqc_lib.travelling.runs import Arm, RunFolder
 from dqc_lib.travelling.screening import screen_centers

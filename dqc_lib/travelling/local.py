@@ -17,6 +17,7 @@ from dqc_lib.networks import freeze_normalization, recalibrate_normalization
 from dqc_lib.quality import Counts
 from dqc_lib.snapshots import Snapshot, restore_snapshot, take_snapshot
 from dqc_lib.travelling.batches import Batches, fits, make_batches, predict_batches, predict_subjects, train_on
+from dqc_lib.travelling.engine import Update
 from dqc_lib.travelling.outlook import Outlook, look_ahead
 from dqc_lib.travelling.plan import group_by_center
 from dqc_lib.volumes import VolumeCache
@@ -35,15 +36,6 @@ def check_verifying(name: str) -> str:
     if name not in VERIFYING:
         raise ValueError(f"verifying must be one of {tuple(VERIFYING)}, got {name!r}")
     return name
-
-
-@dataclass(frozen=True)
-class Update:
-    """What a center sends with the trained model: the training loss, and where the engine measures it the update norm
-    of the most unusual image (see `dqc_lib.fisher`)."""
-
-    loss: float
-    norm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,45 +11,25 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
 from dqc_lib.fisher import average_norms
 from dqc_lib.ledger import COLUMNS, Ledger
 from dqc_lib.quality import Counts, Docket, Rule, Verdict, WatchingRule, add_counts
-from dqc_lib.travelling.local import Update
+from dqc_lib.travelling.engine import Engine
 from dqc_lib.travelling.plan import Cycle
 
 FOLDS = 10  # parts of the watched images, each measured against the others
 
 
-class Engine(Protocol):
-    """How the loop reaches the centers; `LocalCenters` is the one in a single process."""
+@dataclass(frozen=True)
+class _Reading:
+    """What a verification came to, and whether every verification subject was looked at for it."""
 
-    def train(self, center: str, subjects: Iterable[str], *, alone: bool = False) -> Update:
-        """Take one step at the center and return the evidence of the update; `alone` leaves momentum out of it."""
-
-    def verify(self, asks: frozenset[str], harmful: Callable[[Counts], bool | None] | None = None) -> dict[str, Counts]:
-        """Return every center's counts. `harmful` says which sums of them make the attempt harmful, or None where there
-        is no attempt yet: an engine need not look further than to know that. More errors never make an attempt less
-        harmful."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether the counts of the model as it stands are known of every verification subject."""
-
-    def snapshot(self) -> Any:
-        """Return a copy of the model and its optimizer."""
-
-    def restore(self, snapshot: Any) -> None:
-        """Put the model and its optimizer back."""
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Set the learning rate of the steps to come."""
-
-    def adjust_unit(self) -> float:
-        """Make update norms comparable with those of the watched cycle, and return the unit."""
+    counts: Counts
+    exact: bool
 
 
 @dataclass
@@ -64,13 +44,14 @@ class _Journey:
     stage: str
     bar: Any
     saved: Any = None
-    accepted: Counts | None = None
+    accepted: _Reading | None = None
     moved: bool = True
     cycle: int = 0
     decisions: Counter = field(default_factory=Counter)
 
-    def verify(self, harmful: Callable[[Counts], bool | None] | None = None) -> Counts:
-        return add_counts(self.engine.verify(self.rule.asks, harmful))
+    def verify(self, harmful: Callable[[Counts], bool | None] | None = None) -> _Reading:
+        counts = add_counts(self.engine.verify(self.rule.asks, harmful))
+        return _Reading(counts, self.engine.exact)
 
 
 def travel(
@@ -160,11 +141,11 @@ def _travel_cycle(journey: _Journey, cycle: Cycle, exclude: frozenset[str]) -> N
 
 def _end_cycle(journey: _Journey, after_cycle: Callable[[int, Counts | None], None] | None) -> None:
     """Tell of the cycle; counts that were partly foreseen are made sure of first."""
-    if journey.accepted is not None and not journey.engine.exact:
+    if journey.accepted is not None and not journey.accepted.exact:
         journey.accepted = journey.verify()
     journey.saved = None  # the copy holds the learning rate of this cycle
     if after_cycle is not None:
-        after_cycle(journey.cycle, journey.accepted)
+        after_cycle(journey.cycle, None if journey.accepted is None else journey.accepted.counts)
 
 
 def _try_batch(journey: _Journey, center: str, subjects: tuple[str, ...]) -> None:
@@ -203,7 +184,7 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
     if rule.suspects(n=n, update_norm=update.norm, pooled=pooled):
         judge = partial(rule.judge, n=n, update_norm=update.norm, pooled=pooled)
         reference, after = _verify_step(journey, before, center, subjects, judge)
-        verdict = judge(before=reference, after=after)
+        verdict = judge(before=reference.counts, after=after.counts)
     if verdict.harmful:
         engine.restore(journey.saved)
         journey.accepted = reference
@@ -216,6 +197,7 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
         **_row(journey, center, subjects, level=level, norm=update.norm, decision=decision)
         | _columns_of(after)
         | {f"reference_{name}": value for name, value in _columns_of(reference).items()}
+        | {"exact": None if after is None else reference.exact and after.exact}
         | {"tolerance": verdict.tolerance, "norm_limit": verdict.norm_limit, "seconds": time.perf_counter() - started}
     )
     return not verdict.harmful
@@ -231,7 +213,7 @@ def _is_close(rule: Rule, n: int, norm: float | None, *, pooled: bool) -> bool:
 
 def _verify_step(
     journey: _Journey, before: Any, center: str, subjects: tuple[str, ...], judge: Callable[..., Verdict]
-) -> tuple[Counts, Counts]:
+) -> tuple[_Reading, _Reading]:
     """Return the counts of the model before the step and after it, and leave the model after it.
 
     A rule that isolates gets the counts after the step as it would have been without momentum, which is what the steps
@@ -240,7 +222,7 @@ def _verify_step(
     engine, reference = journey.engine, journey.accepted
 
     def harmful(counts: Counts) -> bool:
-        return judge(before=reference, after=counts).harmful
+        return judge(before=reference.counts, after=counts).harmful
 
     if reference is not None and not journey.rule.isolates:
         return reference, journey.verify(harmful)
@@ -259,9 +241,10 @@ def _verify_step(
     return reference, after
 
 
-def _columns_of(counts: Counts | None) -> dict[str, Any]:
-    if counts is None:
+def _columns_of(reading: _Reading | None) -> dict[str, Any]:
+    if reading is None:
         return dict.fromkeys(("fp", "n_neg", "fn", "n_pos", "loss"))
+    counts = reading.counts
     return {"fp": counts.fp, "n_neg": counts.n_neg, "fn": counts.fn, "n_pos": counts.n_pos, "loss": counts.loss}
 
 

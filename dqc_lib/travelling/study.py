@@ -27,7 +27,7 @@ from dqc_lib.volumes import VolumeCache
 ARMS = ("clean", "dirty", "qc")
 RULES = ("calibrated", "guaranteed", "published")
 STARTS = ("good", "all")
-METHOD = 6
+METHOD = 7
 """Raised whenever the same settings would give another run, so that folders of before are not taken for it."""
 FAR = 10  # times the largest watched update norm, from where on limits are worth a warning
 PRETRAINING = "pretraining"
