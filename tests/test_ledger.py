@@ -111,6 +111,7 @@ BAD = [
     ({"reference_n_pos": None}, ValueError, "reference_fn is 0 and reference_n_pos is None; expected both"),
     ({"loss": "low"}, TypeError, "loss is 'low'; expected a number"),
     ({"seconds": None}, TypeError, "seconds is None; expected a number"),
+    ({"exact": 1}, TypeError, "exact is 1; expected True or False"),
 ]
 
 
