@@ -64,7 +64,8 @@ class LocalCenters:
         Whether `verify` looks at every image when it is told what the counts are for (see `VERIFYING`). "certain"
         decides as "full" does, up to scores so near to the threshold that rounding decides; the counts of an attempt
         that it rejects are foreseen in part. With "nearest" those of any attempt may be, and a decision may be another.
-        A model that is changed by other hands than this class's is not known to have moved.
+        Either compares the scores of all centers in one place, which centers that share counts alone could not do, and
+        takes it that the model is changed by nobody but this class.
 
     Attributes
     ----------
