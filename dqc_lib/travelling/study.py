@@ -58,7 +58,7 @@ class Study:
         first cycle on; so it is too where the cohort has no column `harm`. Or the subjects themselves: those of
         centers that are trusted, or all but those that an earlier study eliminated.
     verifying : "full", "certain" or "nearest"
-        How an arm's attempts are verified, see `LocalCenters`; only "full" is what centers apart from each other can do.
+        How an arm's attempts are verified, see `LocalCenters`; centers that share counts alone can only do "full".
     progress : bool
         Show progress bars.
     """
