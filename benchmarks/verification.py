@@ -1,10 +1,10 @@
-"""Whether verification that looks at fewer images decides as the full one does: `python -m benchmarks.verification`.
+"""Whether verification that computes less decides as the full one does: `python -m benchmarks.verification`.
 
 On the cohorts of the study of detection, after its clean start, each rule runs with full verification, with as few
-images as make a rejection certain, and with the nearest ones, and the runs are compared attempt by attempt. In another
-run with the nearest images every verdict is held against the one that full verification, of the same model before and
-after the same step, would have given. A seed that was done before is not done again: remove the folder after a change.
-`--quick` does one small seed.
+images as make a rejection certain, with the nearest ones, and (some rules) in bfloat16, and the runs are compared
+attempt by attempt. In another run with the nearest images, and in bfloat16, every verdict is held against the one that
+full verification in float32, of the same model before and after the same step, would have given. A seed that was done
+before is not done again: remove the folder after a change. `--quick` does one small seed.
 """
 
 from __future__ import annotations
@@ -29,17 +29,27 @@ from benchmarks.detection.grid import SEEDS, Task
 from benchmarks.detection.running import settle_process
 from benchmarks.detection.store import describe_maker
 from benchmarks.detection.tables import RESULTS
+from dqc_lib.networks import build_sfcn, freeze_normalization
 from dqc_lib.quality import Counts
 from dqc_lib.travelling import travel
 
 RULES = ("published 0.01", "published 0.02", "published 0.05", "calibrated")
+WAYS = ("certain", "nearest", "bfloat16")
+REDUCED = ("published 0.05", "calibrated")  # rules that run in bfloat16 too
 FEWER, EQUAL = 5.0, 0.995  # what issue 5 asks for
 KEYS = ["rule", "verifying"]
 
 
 class ShadowedCenters(dqc.LocalCenters):
-    """Centers that look at the nearest images, and note at each attempt what a full verification of the model before
-    and after it would have said.
+    """Centers that note at each attempt what a full verification of the model before and after it would have said.
+
+    Parameters
+    ----------
+    cohort, model, **options
+        See `LocalCenters`.
+    plain : LocalCenters
+        Verify in full; with the same model or with one that takes its variables over each time.
+    rule : Rule
 
     Attributes
     ----------
@@ -47,9 +57,9 @@ class ShadowedCenters(dqc.LocalCenters):
         Whether the attempt was called harmful, and whether it should have been.
     """
 
-    def __init__(self, cohort: dqc.Cohort, model, *, volumes, rule: dqc.quality.Rule) -> None:
-        super().__init__(cohort, model, volumes=volumes, verifying="nearest")
-        self._plain, self._rule = dqc.LocalCenters(cohort, model, volumes=volumes), rule
+    def __init__(self, cohort: dqc.Cohort, model, *, plain: dqc.LocalCenters, rule: dqc.quality.Rule, **options):
+        super().__init__(cohort, model, **options)
+        self._plain, self._rule = plain, rule
         self._before: Counts | None = None  # of the model that the last step began from
         self._now: Counts | None = None
         self._n = 0
@@ -63,15 +73,17 @@ class ShadowedCenters(dqc.LocalCenters):
     def verify(
         self, asks: frozenset[str] = frozenset(), harmful: Callable[[Counts], bool | None] | None = None
     ) -> dict[str, Counts]:
-        """Return the counts of the nearest images, the others foreseen."""
-        near, self._now = super().verify(asks, harmful), dqc.quality.add_counts(self._plain.verify(asks))
-        said = None if harmful is None else harmful(dqc.quality.add_counts(near))
+        """Return the counts as these centers find them."""
+        if self._plain.model is not self.model:
+            copy_variables(self.model, self._plain.model)
+        found, self._now = super().verify(asks, harmful), dqc.quality.add_counts(self._plain.verify(asks))
+        said = None if harmful is None else harmful(dqc.quality.add_counts(found))
         if said is None:  # it was asked for as the reference of a step that was taken already
             self._before = self._now
         else:
             evidence = {"n": self._n, "update_norm": math.inf, "before": self._before, "after": self._now}
             self.verdicts.append((said, self._rule.judge(**evidence).harmful))
-        return near
+        return found
 
     def snapshot(self):
         """Return a copy of the model, with what is known of it."""
@@ -81,6 +93,22 @@ class ShadowedCenters(dqc.LocalCenters):
         """Put the model back."""
         super().restore(state[0])
         self._now = state[1]
+
+
+def copy_variables(source, target) -> None:
+    """Give a model the variables of another of the same layers."""
+    for old, new in zip(target.variables, source.variables, strict=True):
+        old.assign(new)
+
+
+def reduce_precision(model, schedule: dqc.Schedule):
+    """Return a copy of a model with frozen normalization and its optimizer that computes in bfloat16."""
+    reduced = build_sfcn(model.input_shape[1:4], width=schedule.width, dropout=schedule.dropout, precision="bfloat16")
+    freeze_normalization(reduced)
+    reduced.optimizer.build(reduced.trainable_variables)
+    copy_variables(model, reduced)
+    copy_variables(model.optimizer, reduced.optimizer)
+    return reduced
 
 
 def run_seed(seed: int, build: Path, *, quick: bool) -> list[dict]:
@@ -99,37 +127,44 @@ def run_rule(study: dqc.Study, name: str) -> list[dict]:
     """Return the rows of a rule."""
     tolerance = name.removeprefix("published ")
     rule = study.make_rule(name) if tolerance == name else study.make_rule("published", tolerance=float(tolerance))
-    start, runs = study.open_engine(measure="update norm" in rule.asks), {}
-    for way in ("shadowed", "full", "certain", "nearest"):
-        model = study.open_engine().model
-        if way == "shadowed":
-            engine = ShadowedCenters(study.cohort, model, volumes=study.volumes, rule=rule)
-        else:
-            engine = dqc.LocalCenters(study.cohort, model, volumes=study.volumes, verifying=way)
-        engine.scale = start.scale
-        began = time.perf_counter()
-        runs[way] = (engine, control(study, rule, engine), time.perf_counter() - began)
-    (shadowed, *_), (plain, ledger, in_full) = runs["shadowed"], runs["full"]
-    known, verdicts = list_decisions(ledger), shadowed.verdicts
-    judged = {
+    plain, ledger, in_full = run_way(study, rule, "full")
+    n, rows, known, eliminated = sum(map(len, plain.verification.values())), [], *list_decisions(ledger)
+    for way in WAYS if name in REDUCED else WAYS[:2]:
+        engine, ledger, seconds = run_way(study, rule, way)
+        decisions, gone = list_decisions(ledger)
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(known, decisions, strict=False)))
+        rows.append(
+            {"rule": name, "verifying": way, "seed": study.schedule.seed, "subjects": n}
+            | {"attempts": len(known), "passes_in_full": plain.passes, "passes": engine.passes}
+            | {"alike_from_the_start": alike, "same_run": known == decisions, "seconds_over_full": seconds / in_full}
+            | {"eliminated_in_full": len(eliminated), "eliminated_otherwise": len(eliminated ^ gone)}
+            | ({} if way == "certain" else judge(run_way(study, rule, way, shadowed=True)[0].verdicts))
+        )
+    return rows
+
+
+def run_way(study: dqc.Study, rule: dqc.quality.Rule, way: str, *, shadowed: bool = False) -> tuple:
+    """Return the engine of a run, its ledger and its seconds."""
+    start = study.open_engine(measure="update norm" in rule.asks)
+    model = reduce_precision(start.model, study.schedule) if way == "bfloat16" else start.model
+    options = {"volumes": study.volumes, "verifying": "full" if way == "bfloat16" else way}
+    shadow = {"plain": start, "rule": rule} if shadowed else {}
+    engine = (ShadowedCenters if shadowed else dqc.LocalCenters)(study.cohort, model, **options, **shadow)
+    engine.scale = start.scale
+    began = time.perf_counter()
+    ledger = control(study, rule, engine)
+    return engine, ledger, time.perf_counter() - began
+
+
+def judge(verdicts: list[tuple[bool, bool]]) -> dict[str, int]:
+    """Return how many verdicts there were, and how many as they should be."""
+    return {
         "asked": len(verdicts),
         "equal": sum(said == full for said, full in verdicts),
         "harmful_in_full": sum(full for _, full in verdicts),
         "missed": sum(full and not said for said, full in verdicts),
         "accused": sum(said and not full for said, full in verdicts),
     }
-    n, rows = sum(map(len, plain.verification.values())), []
-    for way in ("certain", "nearest"):
-        engine, ledger, seconds = runs[way]
-        decisions = list_decisions(ledger)
-        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(known, decisions, strict=False)))
-        rows.append(
-            {"rule": name, "verifying": way, "seed": study.schedule.seed, "subjects": n}
-            | {"attempts": len(known), "passes_in_full": plain.passes, "passes": engine.passes}
-            | {"alike_from_the_start": alike, "same_run": known == decisions, "seconds_over_full": seconds / in_full}
-            | (judged if way == "nearest" else {})
-        )
-    return rows
 
 
 def control(study: dqc.Study, rule: dqc.quality.Rule, engine: dqc.LocalCenters) -> pd.DataFrame:
@@ -142,12 +177,13 @@ def control(study: dqc.Study, rule: dqc.quality.Rule, engine: dqc.LocalCenters) 
     return ledger.to_frame()
 
 
-def list_decisions(ledger: pd.DataFrame) -> list[tuple]:
-    """Return what was tried and what came of it, one for each attempt."""
-    return [
+def list_decisions(ledger: pd.DataFrame) -> tuple[list[tuple], set[str]]:
+    """Return what was tried and what came of it, one for each attempt, and who was eliminated."""
+    decisions = [
         (row.cycle, row.level, row.center, tuple(row.subjects), row.decision)
         for row in ledger[["cycle", "level", "center", "subjects", "decision"]].itertuples()
     ]
+    return decisions, set(ledger.loc[ledger["decision"] == "eliminated", "subjects"].explode())
 
 
 def run_alone(seed: int, build: Path, quick: bool) -> list[dict]:
@@ -162,7 +198,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     groups = table.groupby(KEYS, sort=False)
     each = (table["passes_in_full"] / table["passes"]).groupby([table[key] for key in KEYS], sort=False)
     names = ["attempts", "passes_in_full", "passes", "asked", "equal", "harmful_in_full", "missed", "accused"]
-    sums = groups[names].sum()
+    sums = groups[[*names, "eliminated_in_full", "eliminated_otherwise"]].sum()
     return pd.DataFrame(
         {
             "seeds": groups.size(),
@@ -175,6 +211,8 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
             "missed": sums["missed"],
             "accused": sums["accused"],
             "same_runs": groups["same_run"].sum(),
+            "eliminated_in_full": sums["eliminated_in_full"],
+            "eliminated_otherwise": sums["eliminated_otherwise"],
             "seconds_over_full": groups["seconds_over_full"].median(),
         }
     ).reset_index()
@@ -185,12 +223,13 @@ def describe(summary: pd.DataFrame) -> str:
     lines = []
     for row in summary.itertuples():
         met = row.fewer >= FEWER and row.equal >= EQUAL
-        goal = "" if row.verifying == "certain" else f"  goal {FEWER:g} x, {EQUAL:.1%}: {'met' if met else 'missed'}"
+        goal = f"  goal {FEWER:g} x, {EQUAL:.1%}: {'met' if met else 'missed'}" if row.verifying == "nearest" else ""
         wrong = f"missed {row.missed:.0f} of {row.harmful_in_full:.0f} harmful, accused {row.accused:.0f} others"
         verdicts = "" if pd.isna(row.equal) else f", {row.equal:.2%} of {row.asked:.0f} verdicts equal ({wrong})"
         fewer = f"{row.fewer:4.1f} times fewer (least {row.fewer_at_least:.1f})"
         same = f"same run in {row.same_runs} of {row.seeds} seeds, {row.seconds_over_full:.2f} of the seconds"
-        lines.append(f"{row.rule:15} {row.verifying:8} {fewer}, {same}{verdicts}{goal}")
+        gone = f"{row.eliminated_otherwise} eliminated otherwise ({row.eliminated_in_full} in full)"
+        lines.append(f"{row.rule:15} {row.verifying:8} {fewer}, {same}, {gone}{verdicts}{goal}")
     return "\n".join(lines)
 
 

@@ -85,10 +85,14 @@ def test_the_small_comparison_runs_and_its_table_holds_what_it_prints(tmp_path):
     assert text.startswith("# python -m benchmarks.verification --quick\n# seeds [0]\n# Python 3.")
     table = pd.read_csv(io.StringIO(text), comment="#")
     assert table[verification.KEYS].to_records(index=False).tolist() == [
+        ("published 0.05", "bfloat16"),
         ("published 0.05", "certain"),
         ("published 0.05", "nearest"),
     ]
-    certain, nearest = table.to_dict("records")
+    reduced, certain, nearest = table.to_dict("records")
+    assert reduced["passes"] >= reduced["attempts"] > 20 and reduced["asked"] > 20
+    assert reduced["equal"] == reduced["asked"] - reduced["missed"] - reduced["accused"] > 0
+    assert certain["eliminated_otherwise"] == 0
     assert certain["same_run"], "a certain rejection is one"
     assert certain["alike_from_the_start"] == certain["attempts"] > 20
     assert certain["passes"] <= certain["passes_in_full"] >= certain["subjects"] * certain["attempts"]
@@ -111,6 +115,7 @@ def make_rows(passes, equal, *, way="nearest"):
             "same_run": seed == 0,
         }
         | {"passes_in_full": 4000, "passes": used, "alike_from_the_start": 50, "seconds_over_full": 0.5}
+        | {"eliminated_in_full": 3, "eliminated_otherwise": seed}
         | {"asked": 100, "equal": same, "harmful_in_full": 20, "missed": 100 - same, "accused": 0}
         for seed, (used, same) in enumerate(zip(passes, equal, strict=True))
     ]
@@ -122,6 +127,7 @@ def test_the_comparison_is_summed_over_seeds_and_held_against_the_goal():
     (row,) = summary.to_dict("records")
     assert (row["fewer"], row["fewer_at_least"], row["equal"]) == (8000 / 1500, 4.0, 0.995)
     assert (row["seeds"], row["same_runs"], row["asked"]) == (2, 1, 200)
+    assert (row["eliminated_in_full"], row["eliminated_otherwise"]) == (6, 1)
     assert verification.describe(summary).endswith(
         "99.50% of 200 verdicts equal (missed 1 of 40 harmful, accused 0 others)  goal 5 x, 99.5%: met"
     )
