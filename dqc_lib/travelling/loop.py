@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import pandas as pd
-
-from dqc_lib.fisher import average_norms
-from dqc_lib.ledger import COLUMNS, Ledger
+from dqc_lib.ledger import COLUMNS, COUNTS, Ledger
 from dqc_lib.quality import Counts, Docket, Rule, Verdict, WatchingRule, add_counts
 from dqc_lib.travelling.engine import Engine
 from dqc_lib.travelling.plan import Cycle
-
-FOLDS = 10  # parts of the watched images, each measured against the others
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,8 @@ class _Reading:
 @dataclass
 class _Journey:
     """What the loop carries along: the parties, the books, a copy of the last accepted model and its counts (None: not
-    copied, not verified), and whether the model has moved since the unit of the norms was measured."""
+    copied, not verified), whether the model has moved since the unit of the norms was measured, and the attempts that
+    the ledger has of a run that was cut short and the model has not."""
 
     engine: Engine
     rule: Rule
@@ -48,6 +44,8 @@ class _Journey:
     moved: bool = True
     cycle: int = 0
     decisions: Counter = field(default_factory=Counter)
+    written: deque[Mapping[str, Any]] = field(default_factory=deque)
+    look_again: bool = False
 
     def verify(self, harmful: Callable[[Counts], bool | None] | None = None) -> _Reading:
         counts = add_counts(self.engine.verify(self.rule.asks, harmful))
@@ -64,6 +62,8 @@ def travel(
     stage: str = "control",
     revisit_after: int = 2,
     closing_revisit: bool = True,
+    completed: int = 0,
+    look_again: bool = False,
     after_cycle: Callable[[int, Counts | None], None] | None = None,
     progress: bool = True,
 ) -> tuple[Ledger, Docket]:
@@ -80,13 +80,20 @@ def travel(
     exclude : collection of str
         Subjects never trained on.
     ledger : Ledger, optional
-        Where the attempts are written.
+        Where the attempts are written. One that holds attempts of these cycles, or of the closing revisit, is that of a
+        run which was cut short: after the completed cycles they are gone through again, so that the model learns what
+        it had learnt, and only then new ones are written.
     stage : str
         "pretraining" or "control", for the ledger.
     revisit_after : int
         See `Docket`.
     closing_revisit : bool
         Try those who still wait when the last cycle is over, so that every flag is judged; the published code does not.
+    completed : int
+        How many cycles of the plan the model has behind it.
+    look_again : bool
+        Verify again what the ledger has counts of. That is not needed where verification looks at every image; one that
+        foresees goes by what it has seen before.
     after_cycle : callable, optional
         Called with the number of each finished cycle, and the counts of the model where they are known, else None.
     progress : bool
@@ -96,13 +103,18 @@ def travel(
     -------
     Ledger, Docket
         Every attempt, and who waits or has been eliminated.
+
+    Raises
+    ------
+    ValueError
+        If an attempt that is gone through again does not come out as the ledger has it.
     """
     from tqdm.auto import tqdm
 
     cycles, out = tuple(plan), frozenset(exclude)
-    total = sum(len(visit.batches) for cycle in cycles for visit in cycle.visits)
-    ledger = Ledger() if ledger is None else ledger
-    with tqdm(total=total, desc=stage, unit="batch", disable=not progress) as bar:
+    sizes = [sum(len(visit.batches) for visit in cycle.visits) for cycle in cycles]
+    ledger, extent = Ledger() if ledger is None else ledger, {"total": sum(sizes), "initial": sum(sizes[:completed])}
+    with tqdm(**extent, desc=stage, unit="batch", disable=not progress) as bar:
         homes = {
             subject: visit.center
             for cycle in cycles
@@ -113,7 +125,9 @@ def travel(
         }
         docket = Docket(revisit_after, homes)
         journey = _Journey(engine, rule or WatchingRule(verifies=False), ledger, docket, stage, bar)
-        for cycle in cycles:
+        journey.look_again = look_again
+        _catch_up(journey, cycles[:completed], cycles[completed:])
+        for cycle in cycles[completed:]:
             _travel_cycle(journey, cycle, out)
             _end_cycle(journey, after_cycle)
         if closing_revisit and docket.due:
@@ -123,6 +137,20 @@ def travel(
             _revisit(journey, docket.call())
             _end_cycle(journey, after_cycle)
     return ledger, docket
+
+
+def _catch_up(journey: _Journey, completed: tuple[Cycle, ...], ahead: tuple[Cycle, ...]) -> None:
+    """Take over what the ledger says of the completed cycles, and lay ready what it says of those ahead."""
+    behind, numbers = {cycle.number for cycle in completed}, {cycle.number for cycle in ahead}
+    for row in journey.ledger:
+        if row["stage"] == "closing" or row["stage"] == journey.stage and row["cycle"] in numbers:
+            journey.written.append(row)
+        elif row["stage"] == journey.stage and row["cycle"] in behind:
+            journey.decisions[row["decision"]] += 1
+            if row["decision"] == "deferred":
+                journey.docket.defer(row["subjects"][0], cycle=row["cycle"])
+            elif row["level"] == "revisit":
+                journey.docket.close(row["subjects"][0], harmful=row["decision"] == "eliminated")
 
 
 def _travel_cycle(journey: _Journey, cycle: Cycle, exclude: frozenset[str]) -> None:
@@ -140,8 +168,9 @@ def _travel_cycle(journey: _Journey, cycle: Cycle, exclude: frozenset[str]) -> N
 
 
 def _end_cycle(journey: _Journey, after_cycle: Callable[[int, Counts | None], None] | None) -> None:
-    """Tell of the cycle; counts that were partly foreseen are made sure of first."""
-    if journey.accepted is not None and not journey.accepted.exact:
+    """Tell of the cycle; counts that were partly foreseen are made sure of first, so that the next cycle begins from
+    the model alone, whatever was seen on the way."""
+    if journey.accepted is not None and not (journey.accepted.exact and journey.engine.exact):
         journey.accepted = journey.verify()
     journey.saved = None  # the copy holds the learning rate of this cycle
     if after_cycle is not None:
@@ -180,10 +209,12 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
         engine.adjust_unit()
         journey.moved = False
         update = engine.train(center, subjects)
+    written = journey.written.popleft() if journey.written else None
     reference, after, verdict = None, None, Verdict(False)
     if rule.suspects(n=n, update_norm=update.norm, pooled=pooled):
         judge = partial(rule.judge, n=n, update_norm=update.norm, pooled=pooled)
-        reference, after = _verify_step(journey, before, center, subjects, judge)
+        readings = None if written is None or journey.look_again else _read_counts(written)
+        reference, after = readings or _verify_step(journey, before, center, subjects, judge)
         verdict = judge(before=reference.counts, after=after.counts)
     if verdict.harmful:
         engine.restore(journey.saved)
@@ -193,14 +224,38 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
         journey.moved = True
     decision = rejected if verdict.harmful else "accepted"
     journey.decisions[decision] += 1
-    journey.ledger.append(
-        **_row(journey, center, subjects, level=level, norm=update.norm, decision=decision)
+    row = (
+        _row(journey, center, subjects, level=level, norm=update.norm, decision=decision)
         | _columns_of(after)
         | {f"reference_{name}": value for name, value in _columns_of(reference).items()}
         | {"exact": None if after is None else reference.exact and after.exact}
-        | {"tolerance": verdict.tolerance, "norm_limit": verdict.norm_limit, "seconds": time.perf_counter() - started}
+        | {"tolerance": verdict.tolerance, "norm_limit": verdict.norm_limit}
     )
+    if written is None:
+        journey.ledger.append(**row | {"seconds": time.perf_counter() - started})
+    else:
+        _compare(row, written, journey.ledger)
     return not verdict.harmful
+
+
+def _read_counts(row: Mapping[str, Any]) -> tuple[_Reading, _Reading] | None:
+    """Return what a row of a ledger says of the model before the step and after it; None where it does not say all."""
+    if not row["exact"] or row["loss"] is not None:  # a mean does not give back the sum bit for bit
+        return None
+    before, after = (Counts(*(row[f"{of}{name}"] for name in COUNTS)) for of in ("reference_", ""))
+    return _Reading(before, True), _Reading(after, True)
+
+
+def _compare(row: Mapping[str, Any], written: Mapping[str, Any], ledger: Ledger) -> None:
+    """Raise a ValueError unless the attempt came out as it is written."""
+    for name, value in row.items():
+        if name != "seconds" and value != written[name]:
+            where = "" if ledger.path is None else f"{ledger.path}: "
+            raise ValueError(
+                f"{where}attempt on {row['subjects']} in cycle {row['cycle']}: {name} is {written[name]!r} in the "
+                f"ledger and {value!r} now; the run was begun by other code or on another kind of machine and cannot "
+                "be continued here: choose another folder"
+            )
 
 
 def _is_close(rule: Rule, n: int, norm: float | None, *, pooled: bool) -> bool:
@@ -266,61 +321,3 @@ def _show(journey: _Journey, center: str, *, step: int = 1) -> None:
         return
     journey.bar.set_postfix({"cycle": journey.cycle, "center": center, **journey.decisions}, refresh=False)
     journey.bar.update(step)
-
-
-def watch(
-    engine: Any,
-    cycle: Cycle,
-    *,
-    exclude: Collection[str] = (),
-    ledger: Ledger | None = None,
-    progress: bool = True,
-) -> pd.DataFrame:
-    """Measure how unusual good images are to the model, and leave the model as it was.
-
-    Training images teach the scale of the gradients (`engine.scale`), and are measured against it with their own tenth
-    left out, so that no image vouches for itself. Verification images, which the model has never trained on, are
-    measured as a new image would be.
-
-    Parameters
-    ----------
-    engine : LocalCenters
-        After pre-training, with frozen normalization.
-    cycle : Cycle
-        Its images are watched.
-    exclude : collection of str
-        Subjects left out.
-    ledger : Ledger, optional
-        Receives one row of stage "watch" per image.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    DataFrame
-        Those rows, ready for `CalibratedRule.from_watch`.
-    """
-    from tqdm.auto import tqdm
-
-    ledger, scale, out = Ledger() if ledger is None else ledger, engine.make_scale(), set(exclude)
-    trained = [(visit.center, name) for visit in cycle.visits for batch in visit.batches for name in batch]
-    trained = [(center, name) for center, name in trained if name not in out]
-    unseen = [(center, name) for center, names in engine.verification.items() for name in names]
-    # every tenth image in the order of visits, so that a fold has a few of each center and the scale changes rarely
-    tries = [(center, name, fold) for fold in range(FOLDS) for center, name in trained[fold::FOLDS]]
-    with tqdm(total=2 * len(tries) + len(unseen), desc="watch", unit="image", disable=not progress) as bar:
-        for _, name, fold in tries:
-            scale.add(engine.read_gradient(name), fold=fold)
-            bar.update()
-        journey = _Journey(engine, WatchingRule(), ledger, Docket(), "watch", bar, cycle=cycle.number)
-        norms = []
-        for center, name, fold in [*tries, *((*image, None) for image in unseen)]:
-            started = time.perf_counter()
-            norms.append(scale.measure(engine.read_gradient(name), without=fold))
-            row = _row(journey, center, (name,), level="single", norm=norms[-1], decision="accepted")
-            ledger.append(**row | {"seconds": time.perf_counter() - started})
-            bar.update()
-    scale.reference = average_norms(norms[len(tries) :])
-    engine.scale = scale
-    frame = ledger.to_frame()
-    return frame[frame["stage"] == "watch"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,11 @@ from dqc_lib.networks import load_sfcn
 from dqc_lib.quality import Counts, DriftGuard, add_counts
 from dqc_lib.travelling.batches import predict_subjects
 from dqc_lib.travelling.local import LocalCenters
+from dqc_lib.travelling.plan import Cycle
 from dqc_lib.volumes import VolumeCache
+
+CLOSING = "closing.keras"
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 class RunFolder:
@@ -29,13 +37,18 @@ class RunFolder:
     path : path
         Made if missing.
     settings : mapping
-        JSON-compatible description of the run. A folder that holds a run with other settings is refused; one that
-        holds this run unfinished is begun anew; one that holds it finished is left as it is.
+        JSON-compatible description of the run. A folder that holds a run with other settings is refused; what there is
+        of this run is left as it is.
 
     Raises
     ------
     ValueError
         If the folder holds another run, or files that are none.
+
+    Notes
+    -----
+    Whatever moment a run is cut short at, its folder holds every cycle whose model is there and every attempt whose
+    line in the ledger is whole: each file but the ledger is written aside and renamed, a cycle's model last.
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
@@ -49,38 +62,79 @@ class RunFolder:
                 raise ValueError(
                     f"{self.path} holds another run, with other {', '.join(keys)}; choose another folder or remove it"
                 )
-        elif self.path.exists() and any(file.name != "run.partial" for file in self.path.iterdir()):
+        elif self.path.exists() and any(file.name != "partial.json" for file in self.path.iterdir()):
             raise ValueError(f"{self.path} holds files that are not a run (no run.json); choose an empty folder")
         self._settings = wanted
-        if not self.finished:
-            self._begin()
+        if self.finished:
+            self._promote_last_model()
+        else:
+            with self._explain():
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._write_note(finished=False)
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return self._note.exists() and json.loads(self._note.read_text(encoding="utf-8"))["finished"]
 
-    def _begin(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        for name in (
-            "ledger.jsonl",
-            "predictions.csv",
-            "verification.csv",
-            *(file.name for file in self.path.glob("cycle-*.keras")),
-        ):
-            (self.path / name).unlink(missing_ok=True)
-        self._write_note(finished=False)
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Keep other processes off the folder, and say what is kept if it cannot be written any more.
+
+        Raises
+        ------
+        RuntimeError
+            If another process is computing this run.
+        OSError
+            If a file cannot be written; the message says what is kept.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            with self._explain(), FileLock(self.path / "run.lock", timeout=0):
+                yield
+        except Timeout:
+            raise RuntimeError(
+                f"{self.path}: another process is computing this run; wait for it, or choose another folder"
+            ) from None
+
+    @contextmanager
+    def _explain(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in UNWRITABLE or not self._holds(error.filename):
+                raise  # an image that cannot be read, say
+            n = self.ledger_path.read_bytes().count(b"\n") if self.ledger_path.is_file() else 0
+            kept = f"{n} attempts and the models of {len(self._list_models())} cycles are kept"
+            raise OSError(
+                error.errno, f"{self.path}: {error}; {kept}: run it again when the folder can be written"
+            ) from error
+
+    def _holds(self, path: str | None) -> bool:
+        return path is None or Path(path).absolute().is_relative_to(self.path.absolute())
+
+    def count_completed(self, cycles: Sequence[Cycle]) -> int:
+        """Return how many of the cycles, from the first on, have left their model."""
+        return sum(1 for _ in takewhile(lambda cycle: self.model_path(cycle.number).exists(), cycles))
 
     def finish(self) -> None:
         """Mark the run as complete."""
         self._write_note(finished=True)
+        self._promote_last_model()
+
+    def _promote_last_model(self) -> None:
+        """Give the model of the closing revisit the place of the last cycle's, which had to stay until the end: from it
+        the closing revisit could be gone through again."""
+        if (closing := self.path / CLOSING).exists():
+            closing.replace(max(self._list_models()))
+
+    def _list_models(self) -> list[Path]:
+        return list(self.path.glob("cycle-*.keras"))
 
     def _write_note(self, *, finished: bool) -> None:
-        aside = self._note.with_suffix(".partial")
-        aside.write_text(
-            json.dumps({"finished": finished, "settings": self._settings}, indent=2) + "\n", encoding="utf-8"
-        )
-        aside.replace(self._note)
+        note = {"finished": finished, "settings": self._settings}
+        write_aside(self._note, lambda path: path.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8"))
 
     @property
     def ledger_path(self) -> Path:
@@ -92,9 +146,8 @@ class RunFolder:
         return self.path / f"cycle-{cycle:03d}.keras"
 
     def record_cycle(self, engine: LocalCenters, *, arm: str, cycle: int, counts: Counts | None = None) -> None:
-        """Save the model after a cycle, its scores on the test subjects and the sum of the centers' counts, verified
-        here where it is not given; a cycle recorded again replaces itself."""
-        engine.save(self.model_path(cycle))
+        """Save the scores of the test subjects after a cycle, the sum of the centers' counts, verified here where it is
+        not given, and the model; a cycle recorded again replaces itself."""
         counts = asdict(counts or add_counts(engine.verify()))
         verified = pd.DataFrame([{"cycle": cycle} | {name: counts[name] for name in VERIFICATION_COUNTS}])
         for name, before, rows in (
@@ -102,7 +155,10 @@ class RunFolder:
             ("verification.csv", self.read_verification(), verified),
         ):
             before = before.query("cycle != @cycle")
-            pd.concat([before, rows] if len(before) else [rows]).to_csv(self.path / name, index=False)
+            table = pd.concat([before, rows] if len(before) else [rows])
+            write_aside(self.path / name, partial(table.to_csv, index=False))
+        path = self.model_path(cycle)
+        write_aside(self.path / CLOSING if path.exists() else path, engine.save)
 
     def read_verification(self) -> pd.DataFrame:
         """Return the verification counts by cycle: columns cycle, fp, n_neg, fn, n_pos; empty before the first."""
@@ -116,6 +172,13 @@ class RunFolder:
             return pd.DataFrame({"cycle": pd.Series(dtype=int)})
         names = dict.fromkeys(("subject", "center", "scanner", "arm"), str)  # "007" and "NA" are names too
         return pd.read_csv(path, dtype=names, keep_default_na=False, na_values={"score": [""]})
+
+
+def write_aside(path: Path, write: Callable[[Path], object]) -> None:
+    """Let a file be written beside its place and put there when it is whole."""
+    aside = path.with_name(f"partial{path.suffix}")
+    write(aside)
+    aside.replace(path)
 
 
 @dataclass(frozen=True)

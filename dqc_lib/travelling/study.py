@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -19,10 +19,14 @@ from dqc_lib.ledger import Ledger
 from dqc_lib.networks import build_sfcn, load_sfcn
 from dqc_lib.quality import CalibratedRule, Counts, PublishedRule, Rule
 from dqc_lib.travelling.local import LocalCenters, check_verifying
-from dqc_lib.travelling.loop import travel, watch
+from dqc_lib.travelling.loop import travel
 from dqc_lib.travelling.plan import Schedule
-from dqc_lib.travelling.runs import Arm, RunFolder
+from dqc_lib.travelling.runs import Arm, RunFolder, write_aside
+from dqc_lib.travelling.watching import watch
 from dqc_lib.volumes import VolumeCache
+
+if TYPE_CHECKING:
+    import keras
 
 ARMS = ("clean", "dirty", "qc")
 RULES = ("calibrated", "guaranteed", "published")
@@ -39,8 +43,9 @@ class Study:
 
     The pre-training, and the watched cycle that ends it, from which the calibrated rule takes its limit, use the
     subjects that `pretrain_on` says. All arms share order, schedule and seeds. Each run is computed once and read from
-    its folder the next time. After every cycle all centers verify the model, and an arm whose errors stand beyond
-    chance above those of the pre-training in the end is warned of (`Arm.drift` tells every cycle).
+    its folder the next time; one that was cut short is continued, to the same end. After every cycle all centers verify
+    the model, and an arm whose errors stand beyond chance above those of the pre-training in the end is warned of
+    (`Arm.drift` tells every cycle).
 
     What `check_roles` finds worth saying, such as centers that cannot verify, is logged as a warning when the study is
     made.
@@ -86,24 +91,36 @@ class Study:
         calibrated rule."""
         run = self._open(PRETRAINING)
         if not run.finished:
-            self.volumes.check()
-            schedule = self.schedule
-            options = {name: getattr(schedule, name) for name in ("width", "dropout", "seed", "precision")}
-            model = build_sfcn(self.volumes.shape, **options)
-            engine = LocalCenters(self.cohort, model, volumes=self.volumes)
-            ledger = Ledger(run.ledger_path)
-            cycles = self.plan[: schedule.pretraining_cycles]
-            options = {"ledger": ledger, "stage": PRETRAINING, "arm": PRETRAINING, "exclude": self.held_back}
-            self._travel(run, engine, cycles[: schedule.warm_cycles], **options)
-            engine.freeze(exclude=self.held_back)
-            self._travel(run, engine, cycles[schedule.warm_cycles :], **options)
+            with run.open():
+                self._compute_pretraining(run)
+        return self._read(PRETRAINING, run)
+
+    def _compute_pretraining(self, run: RunFolder) -> None:
+        if run.finished:  # by the process that had it open
+            return
+        self.volumes.check()
+        schedule, ledger, start = self.schedule, Ledger(run.ledger_path), self._start_path(run)
+        cycles = self.plan[: schedule.pretraining_cycles]
+        warm, done = schedule.warm_cycles, run.count_completed(cycles)
+        options = {"ledger": ledger, "stage": PRETRAINING, "arm": PRETRAINING, "exclude": self.held_back}
+        if start.exists():
+            engine = self._make_engine(load_sfcn(start))
+        else:
+            engine = self._make_engine(load_sfcn(run.model_path(cycles[done - 1].number)) if done else self._build())
+            self._travel(run, engine, cycles[:warm], completed=min(done, warm), **options)
+            if done <= warm:
+                engine.freeze(exclude=self.held_back)
+            self._travel(run, engine, cycles[warm:], completed=max(done - warm, 0), **options)
             if cycles and not schedule.calm_cycles:  # the last cycle came before the normalization was frozen
                 run.record_cycle(engine, arm=PRETRAINING, cycle=cycles[-1].number)
-            engine.save(self._start_path(run))
-            watch(engine, self.plan[-1], exclude=self.held_back, ledger=ledger, progress=self.progress)
-            engine.scale.save(run.path / SCALE)
-            run.finish()
-        return self._read(PRETRAINING, run)
+            write_aside(start, engine.save)
+        watch(engine, self.plan[-1], exclude=self.held_back, ledger=ledger, progress=self.progress)
+        write_aside(run.path / SCALE, engine.scale.save)
+        run.finish()
+
+    def _build(self) -> keras.Model:
+        options = {name: getattr(self.schedule, name) for name in ("width", "dropout", "seed", "precision")}
+        return build_sfcn(self.volumes.shape, **options)
 
     def run(self, arm: str, *, rule: Rule | str | None = None, name: str | None = None) -> Arm:
         """Return an arm, computed if its folder does not hold it yet.
@@ -127,14 +144,9 @@ class Study:
         rule = self.make_rule(rule) if isinstance(rule, str) else rule
         run = self._open(name or arm, arm=arm, rule=rule)
         if not run.finished:
-            engine = self.open_engine(measure=rule is not None and "update norm" in rule.asks)
-            ledger = Ledger(run.ledger_path)
-            exclude = self.cohort.harmful if arm == "clean" else ()
-            cycles = self.plan[self.schedule.pretraining_cycles :]
-            self._travel(
-                run, engine, cycles, ledger=ledger, stage="control", arm=name or arm, rule=rule, exclude=exclude
-            )
-            run.finish()
+            with run.open():
+                exclude = self.cohort.harmful if arm == "clean" else ()
+                self._compute_arm(run, arm=name or arm, rule=rule, exclude=exclude)
         read = self._read(name or arm, run)
         predictions = pd.concat([start.predictions.assign(arm=read.name), read.predictions])
         last = start.verification.iloc[-1] if len(start.verification) else None
@@ -146,6 +158,19 @@ class Study:
                 f"{row.risen} than the pre-trained model, beyond chance."
             )
         return arm
+
+    def _compute_arm(self, run: RunFolder, *, arm: str, rule: Rule | None, exclude: Collection[str]) -> None:
+        if run.finished:  # by the process that had it open
+            return
+        cycles = self.plan[self.schedule.pretraining_cycles :]
+        done = run.count_completed(cycles)
+        start = run.model_path(cycles[done - 1].number) if done else None
+        engine = self.open_engine(measure=rule is not None and "update norm" in rule.asks, path=start)
+        options = {"exclude": exclude, "completed": done, "look_again": self.verifying != "full"}
+        self._travel(
+            run, engine, cycles, ledger=Ledger(run.ledger_path), stage="control", arm=arm, rule=rule, **options
+        )
+        run.finish()
 
     def make_rule(self, name: str, **options: Any) -> Rule:
         """Return a rule by name.
@@ -171,15 +196,18 @@ class Study:
             )
         return rule
 
-    def open_engine(self, *, measure: bool = False) -> LocalCenters:
-        """Return the centers with the pre-trained model, ready for an arm; with `measure`, updates are measured."""
+    def open_engine(self, *, measure: bool = False, path: Path | None = None) -> LocalCenters:
+        """Return the centers with the pre-trained model, or the one saved at `path`, ready for an arm; with `measure`,
+        updates are measured."""
         self.pretrain()
         run = self._open(PRETRAINING)
-        model = load_sfcn(self._start_path(run))
-        engine = LocalCenters(self.cohort, model, volumes=self.volumes, verifying=self.verifying)
+        engine = self._make_engine(load_sfcn(path or self._start_path(run)), verifying=self.verifying)
         if measure:
             engine.scale = GradientScale.load(run.path / SCALE)
         return engine
+
+    def _make_engine(self, model: keras.Model, *, verifying: str = "full") -> LocalCenters:
+        return LocalCenters(self.cohort, model, volumes=self.volumes, verifying=verifying)
 
     def _travel(self, run: RunFolder, engine: LocalCenters, cycles, *, arm: str, **options) -> None:
         travel(

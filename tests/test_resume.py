@@ -1,0 +1,315 @@
+"""A run that is cut short, at whatever moment, is continued to the end that it would have had."""
+
+import json
+import resource
+import subprocess
+import sys
+from itertools import count
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_travelling import NARROW, ScriptedCenters, count_harm, make_plan, run_loop, write_cohort
+
+from dqc_lib.ledger import Ledger
+from dqc_lib.networks import load_sfcn
+from dqc_lib.quality import CalibratedRule, PublishedRule
+from dqc_lib.travelling import RunFolder, Schedule, Study, runs, travel
+
+
+class CutError(Exception):
+    """What ends a run in these tests, in place of SIGKILL (`benchmarks.kill_resume` sends that)."""
+
+
+def cut_at(monkeypatch, owner, name, at, *, after=False):
+    """Let the call number `at` of a function fail, before or after it has done its work."""
+    calls, original = count(), getattr(owner, name)
+
+    def cut(*arguments, **options):
+        last = next(calls) == at
+        if last and not after:
+            raise CutError
+        original(*arguments, **options)
+        if last:
+            raise CutError
+
+    monkeypatch.setattr(owner, name, cut)
+
+
+# the loop
+
+
+PLAN = make_plan(
+    ["A: a1 bad", "B: b1 worse"], ["A: a1 bad", "B: worse b1"], ["B: b1 worse", "A: bad a1"], ["B: b1", "A: bad"]
+)
+
+
+def make_engine(rule):
+    norms = {("a1", "bad"): 9.0, ("bad",): 8.0, ("bad", "a1"): 8.5, ("b1", "worse"): 7.0, ("worse", "b1"): 7.5}
+    norms |= {("worse",): 1.2} | dict.fromkeys((("a1",), ("b1",)), 0.5)
+    return ScriptedCenters(count_harm("bad", "worse"), norms=norms if "update norm" in rule.asks else None)
+
+
+def travel_to(engine, ledger, rule, *, saved, completed=0):
+    """Travel on from the model saved last; note the model of each completed cycle, as a run does."""
+    engine.steps = saved[completed - 1] if completed else ()
+
+    def save(cycle, counts):
+        if len(saved) == cycle:
+            saved.append(engine.steps)
+
+    return run_loop(engine, PLAN, rule=rule, ledger=ledger, completed=completed, after_cycle=save)
+
+
+def list_rows(ledger):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in ledger]
+
+
+@pytest.mark.parametrize(
+    "rule", [PublishedRule(tolerance=0.05), CalibratedRule(limit=1.0)], ids=["published", "calibrated"]
+)
+def test_a_run_cut_at_any_attempt_goes_on_to_the_same_ledger_docket_and_model(rule, tmp_path, monkeypatch):
+    engine, whole = make_engine(rule), Ledger()
+    _, docket = travel_to(engine, whole, rule, saved=[])
+    decisions = {row["decision"] for row in whole}
+    assert decisions == {"accepted", "split", "deferred", "eliminated"} and len(whole) > 12
+    for at in range(len(whole)):
+        for after in (False, True):
+            path, saved = tmp_path / f"{at}-{after}.jsonl", []
+            with monkeypatch.context() as patched, pytest.raises(CutError):
+                cut_at(patched, Ledger, "append", at, after=after)
+                travel_to(make_engine(rule), Ledger(path), rule, saved=saved)
+            assert len(Ledger.read(path)) == at + after
+            again = make_engine(rule)
+            ledger, resumed = travel_to(again, Ledger(path), rule, saved=saved, completed=len(saved))
+            assert list_rows(ledger) == list_rows(Ledger.read(path)) == list_rows(whole)
+            assert (resumed.due, resumed.eliminated) == (docket.due, docket.eliminated)
+            assert again.steps == engine.steps
+
+
+def test_what_the_ledger_has_counts_of_is_not_verified_again(tmp_path, monkeypatch):
+    rule, path, saved = PublishedRule(tolerance=0.05), tmp_path / "ledger.jsonl", []
+    with monkeypatch.context() as patched, pytest.raises(CutError):
+        cut_at(patched, Ledger, "append", 5, after=True)
+        travel_to(make_engine(rule), Ledger(path), rule, saved=saved)
+    assert len(saved) == 0, "all of it in the first cycle"
+    engine, ahead = make_engine(rule), []
+    original = Ledger.append
+    monkeypatch.setattr(Ledger, "append", lambda self, **row: ahead.append(len(engine.calls)) or original(self, **row))
+    travel_to(engine, Ledger(path), rule, saved=saved)
+    before_new = engine.names()[: ahead[0]]
+    assert before_new.count("train") == 7, "six attempts once more, and a new one"
+    assert before_new.count("verify") == 1
+
+
+def test_a_ledger_that_does_not_come_out_again_is_refused_and_left_as_it_is(tmp_path):
+    rule, path = PublishedRule(tolerance=0.05), tmp_path / "ledger.jsonl"
+    travel_to(make_engine(rule), Ledger(path), rule, saved=[])
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[1])
+    lines[1] = json.dumps(row | {"fp": row["fp"] + 3})
+    path.write_text("\n".join(lines[:4]) + "\n")
+    before = path.read_bytes()
+    message = r"ledger.jsonl: attempt on \['a1'\] in cycle 0: decision is 'accepted' in the ledger and 'deferred' now"
+    with pytest.raises(ValueError, match=message):
+        travel_to(make_engine(rule), Ledger(path), rule, saved=[])
+    assert path.read_bytes() == before
+
+
+# a study
+
+
+SCHEDULE = Schedule(
+    warm_cycles=2,
+    calm_cycles=1,
+    control_cycles=3,
+    learning_rate=1e-2,
+    calm_learning_rate=3e-2,
+    batch_size=3,
+    revisit_after=1,
+    width=NARROW,
+)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+def open_study(cohort, folder, **options):
+    return Study(cohort, schedule=SCHEDULE, folder=folder, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(cohort, tmp_path_factory):
+    """Return the folder of a study that was never cut short."""
+    folder = tmp_path_factory.mktemp("whole")
+    open_study(cohort, folder).pretrain()
+    return folder
+
+
+def read_run(folder):
+    """Return everything that a run has left, bit for bit, but the seconds."""
+    frame = pd.read_json(folder / "ledger.jsonl", lines=True).drop(columns="seconds")
+    models = {path.name: load_sfcn(path) for path in sorted(folder.glob("*.keras"))}
+    weights = {
+        f"{name}, {number}": variable.numpy()
+        for name, model in models.items()
+        for number, variable in enumerate([*model.variables, *model.optimizer.variables])
+    }
+    tables = {path.name: path.read_text() for path in sorted(folder.glob("*.csv"))}
+    return frame, weights, tables, sorted(path.name for path in folder.iterdir())
+
+
+def assert_same_run(one, other):
+    (frame, weights, tables, names), expected = read_run(one), read_run(other)
+    pd.testing.assert_frame_equal(frame, expected[0])
+    assert weights.keys() == expected[1].keys()
+    for name, values in weights.items():
+        np.testing.assert_array_equal(values, expected[1][name], err_msg=name)
+    assert (tables, names) == expected[2:]
+
+
+def insist(work, monkeypatch, owner, name, *, step=1, after=False):
+    """Do the work, cut short at each call of a function, each time some calls later, until it comes to its end; return
+    how often it was cut."""
+    for cuts in count():
+        with monkeypatch.context() as patched:
+            cut_at(patched, owner, name, cuts * step, after=after)
+            try:
+                work()
+            except CutError:
+                continue
+        return cuts
+
+
+@pytest.mark.parametrize(
+    ("rule", "verifying"),
+    [(PublishedRule(tolerance=0.0), "full"), (PublishedRule(tolerance=0.0), "nearest"), ("calibrated", "full")],
+)
+def test_an_arm_cut_at_its_attempts_ends_as_one_that_was_not(rule, verifying, cohort, whole, monkeypatch):
+    arm = open_study(cohort, whole, verifying=verifying).run("qc", rule=rule, name="undisturbed")
+
+    def work():
+        open_study(cohort, whole, verifying=verifying).run("qc", rule=rule, name="disturbed")
+
+    cuts = insist(work, monkeypatch, Ledger, "append", step=5)
+    assert cuts >= 2 and arm.ledger["cycle"].nunique() == 3
+    (folder,) = [path for path in whole.glob("disturbed-*") if not (path / "compared").exists()]
+    frame, weights, tables, names = read_run(folder)
+    expected = read_run(arm.folder)
+    pd.testing.assert_frame_equal(frame, expected[0])
+    for name, values in weights.items():
+        np.testing.assert_array_equal(values, expected[1][name], err_msg=name)
+    assert [text.replace("undisturbed", "disturbed") for text in expected[2].values()] == list(tables.values())
+    assert names == expected[3]
+    (folder / "compared").touch()
+
+
+@pytest.mark.parametrize(("name", "after"), [("append", True), ("write_aside", False), ("write_aside", True)])
+def test_a_pretraining_cut_anywhere_ends_as_one_that_was_not(name, after, cohort, whole, tmp_path, monkeypatch):
+    def work():
+        open_study(cohort, tmp_path).pretrain()
+
+    owner = Ledger if name == "append" else runs
+    if owner is runs:
+        monkeypatch.setattr("dqc_lib.travelling.study.write_aside", lambda *arguments: runs.write_aside(*arguments))
+    cuts = insist(work, monkeypatch, owner, name, step=7 if owner is Ledger else 1, after=after)
+    assert cuts >= 3
+    (folder,), (expected,) = tmp_path.glob("pretraining-*"), whole.glob("pretraining-*")
+    assert_same_run(folder, expected)
+
+
+def test_a_file_cut_in_the_middle_is_not_taken_for_a_whole_one(cohort, whole, monkeypatch):
+    """The closing revisit too: its model takes the place of the last cycle's when everything is written."""
+    arm = open_study(cohort, whole).run("qc", rule=PublishedRule(tolerance=0.0), name="plain")
+    assert "closing" in set(arm.ledger["stage"])
+
+    def tear(path, write):
+        write(path.with_name(f"partial{path.suffix}"))
+        torn = path.with_name(f"partial{path.suffix}")
+        torn.write_bytes(torn.read_bytes()[:100])
+        raise CutError
+
+    original, turns = runs.write_aside, count()
+    for limit in turns:
+        calls = count()
+        with monkeypatch.context() as patched:
+            patched.setattr(runs, "write_aside", lambda *a, c=calls, m=limit: (tear if next(c) == m else original)(*a))
+            try:
+                again = open_study(cohort, whole).run("qc", rule=PublishedRule(tolerance=0.0), name="torn!")
+                break
+            except CutError:
+                continue
+    assert limit >= 9, "three cycles and the closing revisit, three files each"
+    pd.testing.assert_frame_equal(again.ledger.drop(columns="seconds"), arm.ledger.drop(columns="seconds"))
+    one, other = (read_run(run.folder)[1] for run in (again, arm))
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+# one folder, one process
+
+
+def test_a_second_process_is_refused(cohort, whole):
+    tiny = open_study(cohort, whole)
+    with tiny._open("other", arm="dirty").open():
+        (folder,) = whole.glob("other-*")
+        with pytest.raises(RuntimeError, match="another process is computing this run; wait for it"):
+            open_study(cohort, whole).run("dirty", name="other")
+    code = "import sys; from filelock import FileLock\nwith FileLock(sys.argv[1]): print('held', flush=True); input()"
+    command = [sys.executable, "-c", code, str(folder / "run.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RuntimeError, match="other-.*: another process is computing this run"):
+            tiny.run("dirty", name="other")
+        other.kill()
+    assert tiny.run("dirty", name="other").folder == folder, "whoever held it is gone"
+
+
+def test_a_full_disk_says_what_is_kept_and_the_run_goes_on_when_there_is_room(cohort, whole):
+    tiny, limits = open_study(cohort, whole), resource.getrlimit(resource.RLIMIT_FSIZE)
+    expected = tiny.run("dirty", name="roomy")
+    rows = (expected.folder / "ledger.jsonl").read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(rows) // 2, limits[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r"cramped-.*: .*File too large.*0 attempts and the models of 0 cycles are kept"
+        ):
+            tiny.run("dirty", name="cramped")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    arm = tiny.run("dirty", name="cramped")
+    pd.testing.assert_frame_equal(arm.ledger.drop(columns="seconds"), expected.ledger.drop(columns="seconds"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(
+        OSError, match=r"run: .*Read-only file system.*; 0 attempts and the models of 0 cycles are kept"
+    ):
+        RunFolder(tmp_path / "run", {"name": "qc"})
+
+
+def refuse(self, *arguments, **options):
+    raise OSError(30, "Read-only file system", str(self))
+
+
+def test_an_image_that_cannot_be_read_is_no_matter_of_the_folder(tmp_path):
+    run = RunFolder(tmp_path / "run", {"name": "qc"})
+    with pytest.raises(PermissionError, match="^.Errno 13. Permission denied: '/elsewhere/image.nii'$"), run.open():
+        raise PermissionError(13, "Permission denied", "/elsewhere/image.nii")
+
+
+def test_the_progress_bar_goes_on_where_the_run_was(capsys):
+    rule, saved, ledger = PublishedRule(tolerance=0.05), [], Ledger()
+    travel_to(make_engine(rule), ledger, rule, saved=saved)
+    early = Ledger()
+    for row in ledger:
+        if row["cycle"] < 2:
+            early.append(**row)
+    engine = make_engine(rule)
+    engine.steps = saved[1]
+    travel(engine, PLAN, rule=rule, ledger=early, completed=2)
+    first = capsys.readouterr().err.split("\r")[1:3]
+    assert any("4/8" in text for text in first), first
