@@ -4,6 +4,7 @@ import ast
 import gzip
 import io
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -18,11 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqc_lib.checkpoints import check_model, open_archive
+from dqc_lib.checkpoints import MAX_BYTES, check_model, open_archive
 from dqc_lib.cohort import Cohort, read_bids, read_cohort, read_published_csv, write_bids
 from dqc_lib.fisher import GradientScale
 from dqc_lib.ledger import COUNTS
 from dqc_lib.quality import Counts
+from dqc_lib.report.revealing import FEWEST
 from dqc_lib.tables import guard_text, read_table, unguard_text, write_table
 from dqc_lib.travelling import RunFolder
 from dqc_lib.volumes import VolumeCache, header, read_volume
@@ -646,3 +648,28 @@ def test_the_library_runs_nothing_that_it_reads(source):
 )
 def test_the_search_for_dangers_finds_each(code):
     assert list(find_dangers(ast.parse(code)))
+
+
+# what is said about it
+
+
+def test_every_test_that_the_security_page_names_is_there():
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    file, named = None, []
+    for match in re.finditer(r"`(test_\w+\.py)?(?:::(test_\w+))?`", page):
+        file = match[1] or file
+        named.append((file, match[2]))
+    assert len(named) > 15
+    for file, test in named:
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert test is None or f"def {test}(" in text, (file, test)
+
+
+def test_the_limits_that_the_security_page_states_are_those_of_the_library():
+    page = " ".join((ROOT / "SECURITY.md").read_text(encoding="utf-8").split())
+    assert header.MAX_VOXELS == 512**3 and "at most 512³ voxels" in page
+    assert header.MAX_OFFSET == 16 * 2**20 and "begin within 16 MiB" in page
+    assert MAX_BYTES == 2 * 2**30 and "claim at most 2 GiB" in page
+    assert FEWEST == 5 and "warns below five subjects" in page
+    for gap in ("A center that lies", "Gradient inversion"):
+        assert gap in page.partition("What is not defended")[2]

@@ -64,8 +64,8 @@ def _tell_answers(material: Material) -> list[str]:
     attempts = material.attempts
     verified = int(attempts["fp"].notna().sum())
     told = [
-        f"{verified} of {count(len(attempts), 'attempt')} were verified. Each time, every center that verifies answered "
-        "with four integers: its controls, those of them called diseased, its patients, and those of them missed."
+        f"{verified} of {count(len(attempts), 'attempt')} were verified. Each time, every center that verifies "
+        "answered with four integers: its controls and those of them called diseased, its patients and those missed."
     ]
     if attempts["loss"].notna().any() or attempts["reference_loss"].notna().any():
         told.append(
