@@ -92,7 +92,7 @@ _HOMES = {
         "travel",
         "watch",
     ),
-    "report": ("write_report",),
+    "report": ("list_pseudonyms", "write_report"),
     "volumes": ("Volume", "VolumeCache", "read_volume", "rescale_to_uint8", "write_volume"),
     "widgets": ("LedgerExplorer", "SliceViewer", "open_niivue"),
 }

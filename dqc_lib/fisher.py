@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dqc_lib.checkpoints import open_archive
+
 if TYPE_CHECKING:
     import keras
 
@@ -179,7 +181,9 @@ class GradientScale:
 
     @classmethod
     def load(cls, path: Path) -> GradientScale:
-        """Return the scale that `save` wrote; its folds cannot be told apart any more."""
+        """Return the scale that `save` wrote; its folds cannot be told apart any more. A file that claims more than
+        `MAX_BYTES` of `dqc_lib.checkpoints`, or holds Python objects, is a ValueError."""
+        open_archive(Path(path)).close()
         with np.load(path, allow_pickle=False) as stored:
             scale = cls(stored.get("parts"))
             scale._sums["all"], scale._counts["all"] = stored["total"], int(stored["count"])

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dqc_lib.checkpoints import check_model
+
 if TYPE_CHECKING:
     import keras
 
@@ -160,10 +162,14 @@ def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
 
 
 def load_sfcn(path) -> keras.Model:
-    """Return a model saved with `model.save(path)`, optimizer state included; nothing in the file is executed (Keras
-    safe mode)."""
+    """Return a model saved with `model.save(path)`, optimizer state included; nothing in the file is executed.
+
+    The file may name the layers of an SFCN and no other code, and holds its weights itself (see `check_model`, also for
+    what is raised); Keras's safe mode is on besides.
+    """
     keras = import_keras()
 
+    check_model(path)
     _layer_classes()  # registers them
     model = keras.saving.load_model(path, safe_mode=True)
     _compile(model, model.optimizer)

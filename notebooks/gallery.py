@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 from nbconvert import HTMLExporter
@@ -89,7 +90,7 @@ def find_picture(notebook):
         if PLOTLY in data and len(json.dumps(data[PLOTLY])) <= THUMBNAIL_LIMIT:
             return draw_figure(data[PLOTLY], thumbnail=True)
         if "image/png" in data:
-            return f'<img alt="" src="data:image/png;base64,{"".join(data["image/png"].split())}">'
+            return f'<img alt="" src="data:image/png;base64,{html.escape("".join(data["image/png"].split()))}">'
     return ""
 
 
@@ -102,6 +103,11 @@ def read_entry(notebook, *, name):
     title = strip_tags(markdown2html(heading[1])) if heading else name
     question = strip_tags(markdown2html(paragraphs[0])) if paragraphs else ""
     return Entry(name, title, question, find_picture(notebook), notebook.metadata.get("dqc", {}))
+
+
+def point_at(entry):
+    """Returns the address of a notebook's page, whatever the notebook is called."""
+    return html.escape(quote(f"{entry.name}.html"))
 
 
 def describe_cost(run):
@@ -140,7 +146,7 @@ def build_page(notebook, *, entry, entries, source, folder):
     number = entries.index(entry)
     neighbours = [("Previous", e) for e in entries[max(number - 1, 0) : number]]
     neighbours += [("Next", e) for e in entries[number + 1 : number + 2]]
-    links = [f'<a href="{e.name}.html">{word}: {html.escape(e.title)}</a>' for word, e in neighbours]
+    links = [f'<a href="{point_at(e)}">{word}: {html.escape(e.title)}</a>' for word, e in neighbours]
     header = f'<header><nav aria-label="Notebooks">{" · ".join([HOME, *links])}</nav></header>'
     footer = f"<footer><span>{html.escape(entry.name)}</span><span>{describe_cost(entry.run)}</span></footer>"
     shared = {"style": style_code(), "plotly": PLOTLY_FILE}
@@ -152,7 +158,7 @@ def build_index(entries):
     cards = []
     for entry in entries:
         picture = f'<div class="picture">{entry.picture}</div>' if entry.picture else ""
-        heading = f'<h2><a href="{entry.name}.html">{html.escape(entry.title)}</a></h2>'
+        heading = f'<h2><a href="{point_at(entry)}">{html.escape(entry.title)}</a></h2>'
         cost = f'<p class="cost">{describe_cost(entry.run)}</p>'
         cards.append(f"<li>{picture}{heading}<p>{html.escape(entry.question)}</p>{cost}</li>")
     body = f'<h1>dqc: the executed notebooks</h1>\n<ol class="cards">\n{"".join(cards)}\n</ol>'

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
+    ("tables", "checkpoints"),
     ("cohort", "volumes", "ledger", "artefacts"),
     ("quality", "networks", "snapshots", "fisher", "phantom", "harm"),
     ("evaluation", "detection"),

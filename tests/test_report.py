@@ -391,7 +391,10 @@ def test_a_report_opens_from_one_file_and_fits_the_screen(chromium_page, report,
     assert (
         headings
         == links
-        == [*("Summary", "Data check", "Training curves", "Flagged centers and images", "Subgroups", "What was run")]
+        == [
+            *("Summary", "Data check", "Training curves", "Flagged centers and images", "Subgroups", "What was run"),
+            "What verification reveals",
+        ]
     )
     assert page.get_by_role("group", name=re.compile("Figure: .{40}")).count() == n_figures
 

@@ -6,12 +6,14 @@ import csv
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from dqc_lib.cohort.paths import check_inside, list_allowed
 from dqc_lib.cohort.table import OPTIONAL, Cohort, check_column, quote_values
+from dqc_lib.tables import unguard_text, write_table
 
 MISSING = ("", "n/a", "nan", "na")
 BIDS_NAME = "'sub-' and letters or digits"
@@ -54,6 +56,7 @@ def read_cohort(
     negative: str = "HC",
     image_root: str | os.PathLike | None = None,
     sex_codes: Mapping[str, str] | None = None,
+    trusted_folders: Iterable[str | os.PathLike] = (),
 ) -> Cohort:
     """Return the cohort of a BIDS folder, or of a table in the layout of the published scripts.
 
@@ -65,6 +68,8 @@ def read_cohort(
         For a BIDS folder.
     image_root, sex_codes
         For a published table.
+    trusted_folders : iterable of path
+        Where else images may lie, by an absolute path or a symbolic link; nowhere else unless given.
 
     Raises
     ------
@@ -72,14 +77,20 @@ def read_cohort(
         If there is neither.
     """
     if os.path.isdir(path):
-        return read_bids(path, positive=positive, negative=negative)
+        return read_bids(path, positive=positive, negative=negative, trusted_folders=trusted_folders)
     if not os.path.exists(path):
         where = os.path.abspath(path)
         raise FileNotFoundError(f"{where}: no such file or folder; expected a BIDS folder or a published CSV")
-    return read_published_csv(path, image_root=image_root, sex_codes=sex_codes)
+    return read_published_csv(path, image_root=image_root, sex_codes=sex_codes, trusted_folders=trusted_folders)
 
 
-def read_bids(folder: str | os.PathLike, *, positive: str = "PD", negative: str = "HC") -> Cohort:
+def read_bids(
+    folder: str | os.PathLike,
+    *,
+    positive: str = "PD",
+    negative: str = "HC",
+    trusted_folders: Iterable[str | os.PathLike] = (),
+) -> Cohort:
     """Return the cohort of a BIDS folder.
 
     Parameters
@@ -89,21 +100,29 @@ def read_bids(folder: str | os.PathLike, *, positive: str = "PD", negative: str 
         other columns are left aside) and one `sub-*/anat/sub-*_T1w.nii.gz` (or `.nii`) per subject. "n/a" is missing.
     positive, negative : str
         The words for disease and control in the diagnosis column; 1 and 0 are understood too.
+    trusted_folders : iterable of path
+        Folders outside the cohort that its table and images may be symbolic links into; none unless given. Links that
+        stay inside, such as those of DataLad, need no leave.
 
     Raises
     ------
     FileNotFoundError
         If the table or a subject's image does not exist.
     ValueError
-        If a subject has several images, or the table has a fault (see `check_table`).
+        If a subject has several images, the table or an image lies outside the folder, links followed, or the table has
+        a fault (see `check_table`).
     """
     root = Path(os.path.abspath(folder))
     source = root / "participants.tsv"
+    allowed = list_allowed(root, trusted_folders)
+    check_inside(source, allowed, where="the table")
     table = _read_rows(source, BIDS_COLUMNS, delimiter="\t")
     table = table.assign(scanner=table["scanner"].replace("", "unknown"))
     codes = {positive: 1, negative: 0, "1": 1, "0": 0}
     table = _decode_table(table, source, diagnosis=codes, sex=SEX_WORDS)
     table["path"] = [_find_image(root, subject, source) for subject in table["subject"]]
+    for subject, image in zip(table["subject"], table["path"], strict=True):
+        check_inside(image, allowed, where=f"subject {subject!r}")
     return _build(table, root, source)
 
 
@@ -123,25 +142,34 @@ def _find_image(root: Path, subject: str, source: Path) -> str:
 
 
 def read_published_csv(
-    path: str | os.PathLike, *, image_root: str | os.PathLike | None = None, sex_codes: Mapping[str, str] | None = None
+    path: str | os.PathLike,
+    *,
+    image_root: str | os.PathLike | None = None,
+    sex_codes: Mapping[str, str] | None = None,
+    trusted_folders: Iterable[str | os.PathLike] = (),
 ) -> Cohort:
     """Return the cohort of a table in the layout of the published scripts.
+
+    A Path may be absolute, as in the published tables, or relative; either way the image has to lie inside `image_root`
+    or a trusted folder. A table from elsewhere cannot point at other files of the reader's machine.
 
     Parameters
     ----------
     path : path
         CSV with the columns Subject, Study (the center), Path, Group_bin (1 = disease), Sex and Age.
     image_root : path, optional
-        What a relative Path starts from; the folder of the CSV unless given.
+        What a relative Path starts from, and where images lie; the folder of the CSV unless given.
     sex_codes : mapping, optional
         Meaning of numeric codes, for instance {0: "F", 1: "M"}. The words F, M, female and male need none.
+    trusted_folders : iterable of path
+        Where else images may lie, for instance ["/mnt/data"]; ["/"] trusts every path of the table.
 
     Raises
     ------
     FileNotFoundError
         If the CSV or a subject's image does not exist.
     ValueError
-        If the table has a fault (see `check_table`).
+        If an image lies elsewhere, ".." and symbolic links followed, or the table has a fault (see `check_table`).
     """
     source = Path(os.path.abspath(path))
     table = _read_rows(source, PUBLISHED_COLUMNS, delimiter=",").assign(scanner="unknown")
@@ -149,7 +177,9 @@ def read_published_csv(
     table = _decode_table(table, source, diagnosis={"1": 1, "0": 0}, sex=SEX_WORDS | codes)
     root = Path(os.path.abspath(image_root)) if image_root is not None else source.parent
     table["path"] = [os.path.abspath(root / value) for value in table["path"]]
+    allowed = list_allowed(root, trusted_folders)
     for subject, image in zip(table["subject"], table["path"], strict=True):
+        check_inside(image, allowed, where=f"{source}: subject {subject!r}")
         if not Path(image).is_file():
             raise FileNotFoundError(f"subject {subject!r}: no image {image}; expected a file, as named by {source}")
     return _build(table, root, source)
@@ -175,7 +205,7 @@ def _read_rows(source: Path, columns: Mapping[str, str], *, delimiter: str) -> p
             raise ValueError(
                 f"{source}, line {number}: {len(line)} values; expected {len(header)}, one for each column"
             )
-    values = [["" if value.lower() in MISSING else value for value in line] for _, line in lines[1:]]
+    values = [["" if value.lower() in MISSING else unguard_text(value) for value in line] for _, line in lines[1:]]
     table = pd.DataFrame(values, columns=header, dtype=object)
     return table[[name for name in columns if name in header]].rename(columns=columns)
 
@@ -228,8 +258,9 @@ def write_bids(
 ) -> Path:
     """Write `participants.tsv` with its dictionary and `dataset_description.json`; return the table's path.
 
-    Images are not written here. Subjects must be named "sub-..." for `read_bids` to find theirs. A dataset description
-    that is there already is kept unless `overwrite` is set.
+    Images are not written here. Subjects must be named "sub-..." for `read_bids` to find theirs. A text that a
+    spreadsheet would take for a formula gets an apostrophe before it (see `dqc_lib.tables`), which `read_bids` takes
+    off again. A dataset description that is there already is kept unless `overwrite` is set.
 
     Raises
     ------
@@ -249,7 +280,7 @@ def write_bids(
     dictionary = {name: DESCRIPTIONS[name] for name in table}
     dictionary["diagnosis"] = DESCRIPTIONS["diagnosis"] | {"Levels": {positive: "disease", negative: "control"}}
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(target, sep="\t", index=False, lineterminator="\n")
+    write_table(table, target, separator="\t")
     _write_json(folder / "participants.json", dictionary)
     description = folder / "dataset_description.json"
     if overwrite or not description.exists():

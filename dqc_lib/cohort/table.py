@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ COLUMNS = REQUIRED + OPTIONAL
 ROLES = ("train", "verification", "test")
 PLACEMENTS = ("", "center", "single")
 MAX_AGE = 130.0
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Characters that are not seen but change what is: control characters, line ends, and those that turn text round."""
 NO_HARM = ("none", "no", "0", "false", "good", "clean")  # words that mean a good image, which is ""
 
 
@@ -161,6 +164,10 @@ def check_table(table: pd.DataFrame) -> None:
     for name in ("scanner", "path", "harm"):
         if name in table:
             check_column(table, name, [isinstance(value, str) for value in table[name]], "a text")
+    for name in ("subject", "center", "scanner", "harm"):
+        if name in table:
+            seen = [CONTROL.search(value) is None for value in table[name]]
+            check_column(table, name, seen, "a text without control characters")
     if "harm" in table:
         named = table["harm"].str.strip().str.lower()
         check_column(table, "harm", ~named.isin(NO_HARM), "'' (n/a in a file) for a good image, or the kind of harm")

@@ -66,7 +66,8 @@ def draw_roc(scores: pd.DataFrame, *, harmful: Collection[str], title: str) -> F
                 name=f"{escape(name)}: AUROC {curve['auroc']:.2f}{counted}",
                 # the first is the widest, so that curves that coincide all show
                 line={"color": color, "dash": dash, "width": 2 + 0.8 * (len(curves) - 1 - at)},
-                hovertemplate=f"{fold(name)}<br>%{{y:.2f}} of harmful, %{{x:.2f}} of good<extra></extra>",
+                text=[fold(name)] * len(curve["good"]),  # a name in the template itself would be read as a part of it
+                hovertemplate="%{text}<br>%{y:.2f} of harmful, %{x:.2f} of good<extra></extra>",
             )
         )
     chance = {"color": PALETTE["grey"], "width": 1, "dash": "dot"}

@@ -36,6 +36,8 @@ class Material:
         Subgroups, see `evaluate_subgroups`.
     most_images : int
         Eliminated images shown, at most.
+    pseudonymized : bool
+        Whether names are pseudonyms; what describes a handful of persons is left out then.
 
     Raises
     ------
@@ -49,6 +51,7 @@ class Material:
     others: tuple[Arm, ...]
     by: tuple
     most_images: int
+    pseudonymized: bool = False
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -87,6 +90,11 @@ class Material:
         """The rule of the controlled arm as Python writes it, with six digits and without addresses in memory."""
         text = re.sub(r" at 0x[0-9a-fA-F]+", "", self.settings[self.controlled.name]["rule"])
         return re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.6g}", text)
+
+    @property
+    def verifying(self) -> str:
+        """How attempts of the controlled arm were verified, see `Study`."""
+        return self.settings[self.controlled.name].get("verifying", "full")
 
     @property
     def rule_name(self) -> str:

@@ -12,6 +12,7 @@ from dqc_lib.cohort import ROLES, check_roles
 from dqc_lib.figures import draw_centers
 from dqc_lib.pages import draw_table
 from dqc_lib.report.material import Material, count, show, write_list, write_paragraph, write_section
+from dqc_lib.report.revealing import FEWEST
 
 ARM_WORDS = {
     "clean": "without the images that are known to be harmful, unguarded",
@@ -26,7 +27,7 @@ METHODS = {
     "update norm": "How unusual the most unusual image of an attempt is to the model: the length of the gradient of "
     "its logit, where weights that good images hardly move count most. The limit comes from a cycle that only watched.",
     "error rates": "False positives out of controls and false negatives out of patients, summed over the verification "
-    "subjects of all centers, before and after the step. Centers send counts, no scores and no images.",
+    "subjects of all centers, before and after the step.",
     "AUROC and other metrics": "On the test subjects, after the last cycle, from the score that the model gives; "
     "patients are called at a score of 0.5 and above. A metric without cases to compute it from is not defined.",
     "intervals": "Of metrics: bootstrap within each group and diagnosis, with a fixed seed; groups too small are named "
@@ -62,9 +63,13 @@ def write_data_check(material: Material, name: str, heading: str) -> str:
             "scanner": centers["scanner"],
         }
     )
+    caption = "Centers of the cohort"
+    if material.pseudonymized:
+        shown.loc[centers["n"] < FEWEST, ["women (%)", "mean age (years)"]] = float("nan")
+        caption += f"; women and mean age where there are at least {FEWEST} subjects"
     parts += [
         show(draw_centers(centers, title=title)),
-        draw_table(shown, caption="Centers of the cohort"),
+        draw_table(shown, caption=caption),
     ]
     says = "Who is in the cohort, what each subject serves for, and what the centers hold."
     return write_section(name, heading=heading, says=says, parts=parts)
@@ -100,7 +105,7 @@ def _span(numbers: pd.Series) -> str:
 def write_run(material: Material, name: str, heading: str) -> str:
     """Return the section on rule, schedule, seed, versions, and how each number was obtained."""
     settings = material.settings[material.controlled.name]
-    rows = settings["schedule"] | {"verification of attempts": settings.get("verifying", "full")}
+    rows = settings["schedule"] | {"verification of attempts": material.verifying}
     schedule = pd.DataFrame(
         [(key.replace("_", " "), value if isinstance(value, str) else f"{value:g}") for key, value in rows.items()],
         columns=["setting", "value"],

@@ -11,6 +11,8 @@ from dqc_lib.pages import fill_page, write_page
 from dqc_lib.report.flagged import write_flagged
 from dqc_lib.report.material import Material
 from dqc_lib.report.outcome import write_curves, write_subgroups, write_summary
+from dqc_lib.report.pseudonyms import rename_study, write_key
+from dqc_lib.report.revealing import write_revealing
 from dqc_lib.report.setting import write_data_check, write_run
 from dqc_lib.travelling import Arm, Study
 
@@ -21,6 +23,7 @@ SECTIONS = {
     "flagged": ("Flagged centers and images", write_flagged),
     "subgroups": ("Subgroups", write_subgroups),
     "what-was-run": ("What was run", write_run),
+    "revealed": ("What verification reveals", write_revealing),
 }
 STYLE = """
 .pairs { display: grid; gap: 0 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
@@ -40,12 +43,16 @@ def write_report(
     by: Iterable[str | tuple[str, ...]] = ("sex", "age_band"),
     title: str = "Quality control report",
     most_images: int = 6,
+    pseudonymize: bool = False,
+    key_path: str | os.PathLike | None = None,
 ) -> Path:
     """Write what quality control did to a study as one HTML file, and return its path.
 
     The file holds everything it shows, plotly.js included, and forbids the browser to load anything else. It names
-    centers and subjects, and shows slices of eliminated images; it says nothing of files, users or machines. The ground
-    truth on harm is not used. The same study gives the same bytes.
+    centers, scanners and subjects as the table of the cohort does, and shows slices of eliminated images; it says
+    nothing of files, their headers, users or machines. Its last section tells what verification revealed of each
+    center, and warns where fewer than five subjects stand behind a count. The ground truth on harm is not used. The
+    same study gives the same bytes.
 
     Parameters
     ----------
@@ -61,7 +68,15 @@ def write_report(
         Subgroups of the test subjects, see `subgroup_report`.
     title : str
     most_images : int
-        Eliminated images shown, at most; 0 for a report without images.
+        Eliminated images shown, at most; 0 for a report without images. A slice of a head that was not defaced can show
+        whose it is, whatever its subject is called.
+    pseudonymize : bool
+        Number subjects, centers and scanners in the order of the cohort's table (sub-0001, center-01, scanner-01; see
+        `list_pseudonyms`), and leave out what describes centers of fewer than five subjects. Titles, arms and groups
+        other than those are named in your words.
+    key_path : path, optional
+        Where to write which pseudonym stands for whom (CSV), outside the folder of the report. Nowhere unless given; it
+        can be made again from the cohort.
 
     Raises
     ------
@@ -69,14 +84,21 @@ def write_report(
         If `by` or `others` is no list; if the path is a folder.
     KeyError, FileNotFoundError, ValueError
         If a column of `by` is not there; if an arm is not a run of this study, two arms share a name, or the controlled
-        arm is under no rule or made no
-        attempt.
+        arm is under no rule or made no attempt; if a key is asked for without pseudonyms, or beside the report.
     """
     if isinstance(by, str) or isinstance(others, Arm):
         raise TypeError("by must be a list of columns and others a list of arms; came a single one")
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file in it, such as report.html")
-    material = Material(study, controlled, tuple(others), tuple(by), most_images)
+    path, cohort = Path(path), study.cohort
+    if key_path is not None and not pseudonymize:
+        raise ValueError("key_path names a file for the key of pseudonyms; expected pseudonymize=True with it")
+    arms = [controlled, *others]
+    if pseudonymize:
+        study, arms = rename_study(study, arms)
+    material = Material(study, arms[0], tuple(arms[1:]), tuple(by), most_images, pseudonymize)
+    if key_path is not None:
+        write_key(cohort, Path(key_path), report=path)
     sections = [write(material, name, heading) for name, (heading, write) in SECTIONS.items()]
     links = " · ".join(f'<a href="#{name}">{html.escape(heading)}</a>' for name, (heading, _) in SECTIONS.items())
     page = fill_page(
@@ -86,4 +108,4 @@ def write_report(
         footer=FOOTER,
         style=STYLE,
     )
-    return write_page(Path(path), page)
+    return write_page(path, page)

@@ -14,12 +14,14 @@ from typing import Any
 
 import pandas as pd
 
+from dqc_lib.checkpoints import check_model
 from dqc_lib.cohort import Cohort
 from dqc_lib.evaluation import COUNTS, METRICS, evaluate_cycles
 from dqc_lib.ledger import COUNTS as VERIFICATION_COUNTS
 from dqc_lib.ledger import summarize_subjects
 from dqc_lib.networks import load_sfcn
 from dqc_lib.quality import Counts, DriftGuard, add_counts
+from dqc_lib.tables import read_table, write_table
 from dqc_lib.travelling.batches import predict_subjects
 from dqc_lib.travelling.local import LocalCenters
 from dqc_lib.travelling.plan import Cycle
@@ -156,14 +158,14 @@ class RunFolder:
         ):
             before = before.query("cycle != @cycle")
             table = pd.concat([before, rows] if len(before) else [rows])
-            write_aside(self.path / name, partial(table.to_csv, index=False))
+            write_aside(self.path / name, partial(write_table, table))
         path = self.model_path(cycle)
         write_aside(self.path / CLOSING if path.exists() else path, engine.save)
 
     def read_verification(self) -> pd.DataFrame:
         """Return the verification counts by cycle: columns cycle, fp, n_neg, fn, n_pos; empty before the first."""
         path = self.path / "verification.csv"
-        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["cycle", *VERIFICATION_COUNTS], dtype=int)
+        return read_table(path) if path.exists() else pd.DataFrame(columns=["cycle", *VERIFICATION_COUNTS], dtype=int)
 
     def read_predictions(self) -> pd.DataFrame:
         """Return the scores on the test subjects by arm and cycle; empty before the first cycle."""
@@ -171,7 +173,7 @@ class RunFolder:
         if not path.exists():
             return pd.DataFrame({"cycle": pd.Series(dtype=int)})
         names = dict.fromkeys(("subject", "center", "scanner", "arm"), str)  # "007" and "NA" are names too
-        return pd.read_csv(path, dtype=names, keep_default_na=False, na_values={"score": [""]})
+        return read_table(path, dtype=names, keep_default_na=False, na_values={"score": [""]})
 
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:
@@ -269,7 +271,7 @@ class Arm:
             raise ValueError(f"the arm's model expects volumes of {model.input_shape[1:4]}, came {volumes.shape}")
         parts = []
         for path in paths:
-            model.load_weights(path)  # into the same model, whose graph is built once
+            model.load_weights(check_model(path))  # into the same model, whose graph is built once
             scores = predict_subjects(model, volumes, list(rows["subject"]))
             parts.append(rows.assign(score=scores, arm=self.name, cycle=int(path.stem.removeprefix("cycle-"))))
         return pd.concat(parts, ignore_index=True)

@@ -12,6 +12,7 @@ from threading import Lock
 import numpy as np
 
 from dqc_lib.volumes.files import read_volume
+from dqc_lib.volumes.header import MAX_VOXELS
 
 
 class VolumeCache:
@@ -32,6 +33,8 @@ class VolumeCache:
         See `read_volume`.
     allow_constant : bool
         See `read_volume`.
+    max_voxels : int
+        See `read_volume`.
 
     Raises
     ------
@@ -49,13 +52,14 @@ class VolumeCache:
         max_bytes: int = 2 * 1024**3,
         orientation: str | None = "RAS",
         allow_constant: bool = False,
+        max_voxels: int = MAX_VOXELS,
     ) -> None:
         if not paths:
             raise ValueError("no paths; expected one for at least one subject")
         self.paths = dict(paths)
         self.max_bytes = max_bytes
         self.nbytes = 0
-        self._options = {"orientation": orientation, "allow_constant": allow_constant}
+        self._options = {"orientation": orientation, "allow_constant": allow_constant, "max_voxels": max_voxels}
         self._required = None if shape is None else tuple(shape)
         self._first: tuple[str, tuple[int, int, int]] | None = None
         self._kept: dict[str, np.ndarray] = {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dqc_lib.volumes.header import ENDINGS, VOXEL_TYPES, check_file
+from dqc_lib.volumes.header import ENDINGS, MAX_VOXELS, VOXEL_TYPES, check_file
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -75,13 +75,15 @@ def read_volume(
     *,
     shape: tuple[int, int, int] | None = None,
     orientation: str | None = "RAS",
-    max_voxels: int = 512**3,
+    max_voxels: int = MAX_VOXELS,
     subject: str | None = None,
     allow_constant: bool = False,
 ) -> Volume:
     """Return the volume of a NIfTI file, its axes reordered and flipped to `orientation`; nothing is resampled.
 
-    Header and payload are checked before anything is allocated: a damaged file costs an error, not the memory.
+    Header and payload are checked before anything is allocated, and no more is ever unpacked than the header claims and
+    `max_voxels` allows: a damaged file, or one made to fill the memory, costs an error. Reading takes about three times
+    the memory of the volume.
 
     Parameters
     ----------
@@ -92,7 +94,7 @@ def read_volume(
     orientation : str or None
         Where the axes run to, "RAS" unless given; None keeps the axes as stored.
     max_voxels : int
-        More voxels than this are refused.
+        More voxels than this are refused; 512 x 512 x 512 unless given, 1 GiB in the widest type.
     subject : str, optional
         Named in the error messages.
     allow_constant : bool
@@ -108,8 +110,8 @@ def read_volume(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is unreadable or truncated, not 3-D or real, too large, of another shape, holds NaN or infinite
-        voxels, or is constant.
+        If the file is unreadable or truncated, its header absurd (sizes, spacing, place in space, scaling, start of the
+        voxels), not 3-D or real, too large, of another shape, holds NaN or infinite voxels, or is constant.
     """
     path = Path(path)
     where = f"{path}" if subject is None else f"subject {subject!r}: {path}"

@@ -15,6 +15,10 @@ VOXEL_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u
 """NIfTI-1 codes of the real voxel types."""
 HEADER_BYTES = 348
 ENDINGS = (".nii", ".nii.gz")
+MAX_VOXELS = 512**3
+"""Voxels of a volume unless told otherwise: what it unpacks to is bounded by its header, and its header by this."""
+MAX_OFFSET = 16 * 1024**2  # bytes before the first voxel: room for extensions, none to unpack without end
+SPACING = 1e-6, 1000.0  # least and most mm between voxels
 
 
 class _Header(NamedTuple):
@@ -33,6 +37,9 @@ class _Header(NamedTuple):
 
 def check_file(path: Path, where: str, max_voxels: int) -> None:
     """Raise unless the file is NIfTI with a sane header, a payload as long as the header says, and finite voxels.
+
+    Of a compressed file no more is unpacked than the header claims and a MiB, piece by piece: whatever else it holds
+    is never looked at.
 
     The voxels are looked at here because the reader behind SimpleITK silently turns NaN and infinity into 0.
     """
@@ -81,7 +88,7 @@ def _parse_header(start: bytes, where: str, max_voxels: int) -> _Header:
     voxel_type = struct.unpack(f"{order}h", start[70:72])[0]
     offset = struct.unpack(f"{order}f", start[108:112])[0]
     sizes = tuple(axes[: max(n_axes, 0)])
-    if not 1 <= n_axes <= 7 or min(sizes) < 1 or not HEADER_BYTES <= offset < 2**31:
+    if not 1 <= n_axes <= 7 or min(sizes) < 1 or not HEADER_BYTES <= offset <= MAX_OFFSET:
         raise ValueError(
             f"{where}: damaged header, {n_axes} dimensions, sizes {sizes}, voxels at {offset:g}; expected 3-D"
         )
@@ -93,4 +100,24 @@ def _parse_header(start: bytes, where: str, max_voxels: int) -> _Header:
         )
     if voxel_type not in VOXEL_TYPES:
         raise ValueError(f"{where}: NIfTI voxel type {voxel_type}; expected one real integer or float per voxel")
+    _check_geometry(start, order, where)
     return _Header(sizes, np.dtype(f"{order}{VOXEL_TYPES[voxel_type]}"), int(offset))
+
+
+def _check_geometry(start: bytes, order: str, where: str) -> None:
+    """Raise where spacing, place in space or scaling make no sense: the reader behind SimpleITK puts 1 mm, 0 or no
+    scaling in their place without a word."""
+    places = {"qform": (252, 256, 6), "sform": (254, 280, 12)}
+    spacing = struct.unpack(f"{order}3f", start[80:92])
+    if not all(SPACING[0] <= length <= SPACING[1] for length in spacing):
+        came = ", ".join(f"{length:g}" for length in spacing)
+        raise ValueError(f"{where}: damaged header, spacing {came} mm; expected {SPACING[0]:g} to {SPACING[1]:g}")
+    for name, (code, first, count) in places.items():
+        numbers = struct.unpack(f"{order}{count}f", start[first : first + 4 * count])
+        if struct.unpack(f"{order}h", start[code : code + 2])[0] > 0 and not np.isfinite(numbers).all():
+            raise ValueError(f"{where}: damaged header, {name} holds {numbers}; expected finite numbers")
+    slope, intercept = struct.unpack(f"{order}2f", start[112:120])
+    if math.isinf(slope) or (slope and math.isfinite(slope) and not math.isfinite(intercept)):
+        raise ValueError(
+            f"{where}: damaged header, values scaled by {slope:g} and {intercept:g}; expected finite numbers"
+        )
