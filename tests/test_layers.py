@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
+    ("arguments", "notes"),
     ("cohort", "volumes", "ledger", "artefacts"),
     ("quality", "networks", "snapshots", "fisher", "phantom", "harm"),
     ("evaluation", "detection"),

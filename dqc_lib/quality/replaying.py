@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from dqc_lib.ledger import COLUMNS, require_rows
 from dqc_lib.quality.counts import Counts
 from dqc_lib.quality.docket import Docket
-from dqc_lib.quality.rules import Rule
+from dqc_lib.quality.rules import Rule, check_rule
 
 
 def replay(ledger: pd.DataFrame, rule: Rule) -> pd.DataFrame:
@@ -34,7 +35,11 @@ def replay(ledger: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     ------
     ValueError
         If the rule needs update norms and the run that wrote the ledger did not measure them.
+    KeyError, TypeError
+        If the ledger is no such table; if the rule is none.
     """
+    require_rows(ledger, COLUMNS)
+    check_rule(rule)
     rows = ledger[ledger["stage"].isin(("control", "closing"))]
     replayed = rows[["cycle", "level", "center", "subjects", "n", "decision"]].copy()
     replayed["harmful"] = rows["decision"] != "accepted"
