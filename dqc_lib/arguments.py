@@ -46,11 +46,11 @@ def require_names(name: str, values: object) -> list[str]:
     return listed
 
 
-def require_sizes(name: str, value: object) -> tuple[int, int, int]:
-    """Return the value as three whole numbers, or raise a TypeError."""
-    sizes = tuple(value) if isinstance(value, Iterable) else ()
-    if len(sizes) != 3 or any(isinstance(size, bool) or not isinstance(size, Integral) for size in sizes):
-        raise TypeError(f"{name} must be three whole numbers, got {show_value(value)}")
+def require_sizes(name: str, value: object) -> tuple[int, ...]:
+    """Return the value as a tuple of whole numbers, or raise a TypeError."""
+    sizes = tuple(value) if isinstance(value, Iterable) else (None,)
+    if any(isinstance(size, bool) or not isinstance(size, Integral) for size in sizes):
+        raise TypeError(f"{name} must be sizes along three axes, whole numbers, got {show_value(value)}")
     return sizes
 
 

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
-    ("arguments", "notes"),
-    ("cohort", "volumes", "ledger", "artefacts"),
+    ("arguments", "notes", "artefacts"),
+    ("cohort", "volumes", "ledger", "marks"),
     ("quality", "networks", "snapshots", "fisher", "phantom", "harm"),
     ("evaluation", "detection"),
     ("figures", "travelling", "pages"),
