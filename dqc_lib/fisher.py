@@ -193,7 +193,8 @@ class GradientScale:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such file; expected the scale of a watched cycle")
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # opened here, for NumPy leaves a file open that is no archive
+            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 scale = cls(stored.get("parts"))
                 scale._sums["all"], scale._counts["all"] = stored["total"], int(stored["count"])
                 scale.reference = float(stored["reference"])
