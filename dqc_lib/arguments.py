@@ -67,6 +67,15 @@ def require_kind(name: str, value: object, kind: type, *, such_as: str) -> None:
         raise TypeError(f"{name} must be a {kind.__name__}, such as {such_as}, got {show_value(value)}")
 
 
+def is_writable(text: str) -> bool:
+    """Return whether UTF-8, in which all files here are written, has a form for the text: not for half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def show_value(value: Any) -> str:
     """Return the value as Python writes it, or its type where that is long.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from dqc_lib.arguments import require_path, show_value
+from dqc_lib.arguments import is_writable, require_path, show_value
 
 STAGES = ("pretraining", "watch", "control", "closing")
 LEVELS = ("batch", "single", "revisit")
@@ -38,6 +38,7 @@ whether the model looked at all of those subjects, or some of both counts were f
 `tolerance` the allowed increase of a rate, `norm_limit` the update norm above which an attempt was suspicious; None is
 what was not asked for. `seconds` is the time that the attempt took."""
 START = b'{"cycle":'  # of every line that was written here
+LARGEST = 2**63 - 1  # what a column of whole numbers holds
 RATES = {
     f"{prefix}{rate}": (f"{prefix}{count}", f"{prefix}{total}")
     for prefix in ("", "reference_")
@@ -205,14 +206,17 @@ def _check_value(name: str, value: Any) -> Any:
     kind, words = (Real, "a number") if name in (*MEASURES, "seconds") else (Integral, "an integer from 0")
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}; expected {words}")
-    if kind is Integral and value < 0:
-        raise ValueError(f"{name} is {value}; expected {words}")
-    return int(value) if kind is Integral else float(value)
+    if kind is Integral and not 0 <= value <= LARGEST:
+        raise ValueError(f"{name} is {show_value(value)}; expected {words}")
+    try:
+        return int(value) if kind is Integral else float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is {show_value(value)}; expected {words} that a computer holds") from None
 
 
 def _check_text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{name} holds {value!r}; expected a name")
+    if not isinstance(value, str) or not value or not is_writable(value):
+        raise TypeError(f"{name} holds {show_value(value)}; expected a name")
     return str(value)
 
 

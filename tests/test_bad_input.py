@@ -310,7 +310,7 @@ TABLES = [
         "a list as a diagnosis", build(change("diagnosis", [1])), ValueError, "'sub-1'", "diagnosis is [1]", "expected"
     ),
     case("a missing diagnosis", build(change("diagnosis", pd.NA)), ValueError, "'sub-1'", "diagnosis is missing"),
-    case("a dictionary as a sex", build(change("sex", {"F"})), ValueError, "'sub-1'", "sex is {'F'}", "expected 'F'"),
+    case("a set as a sex", build(change("sex", {"F"})), ValueError, "'sub-1'", "sex is {'F'}", "expected 'F'"),
     case("an age in words", build(change("age", "old")), ValueError, "'sub-1'", "age is 'old'", "from 0 to 130"),
     case("a complex age", build(change("age", 61j)), ValueError, "'sub-1'", "age is 61j", "from 0 to 130"),
     case("a list as an age", build(change("age", [61])), ValueError, "'sub-1'", "age is [61]", "from 0 to 130"),
@@ -842,6 +842,28 @@ LEDGERS = [
         ValueError,
         "decision is 'ignored'",
         "expected one of",
+        prepare=write("new.jsonl", ""),
+    ),
+    case(
+        "a cycle that no column holds",
+        append(cycle=2**63),
+        ValueError,
+        "cycle is 9223372036854775808",
+        "an integer",
+        prepare=write("new.jsonl", ""),
+    ),
+    case(
+        "a duration of four hundred digits",
+        lambda f: dqc.Ledger.read(f / "ledger.jsonl"),
+        ValueError,
+        "line 1: seconds is a value of type int",
+        prepare=ledger_lines(make_row(seconds=10**400)),
+    ),
+    case(
+        "half a character as a center",
+        append(center="\ud800"),
+        TypeError,
+        "center holds '\\ud800'",
         prepare=write("new.jsonl", ""),
     ),
     case(

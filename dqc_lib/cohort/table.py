@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dqc_lib.arguments import require_kind, show_value
+from dqc_lib.arguments import is_writable, require_kind, show_value
 
 REQUIRED = ("subject", "center", "diagnosis", "sex", "age", "scanner", "path")
 OPTIONAL = ("role", "harm", "placement")
@@ -165,7 +165,7 @@ def check_table(table: pd.DataFrame) -> None:
     check_column(table, "age", age.between(0, MAX_AGE), f"a number of years from 0 to {MAX_AGE:.0f}")
     for name in ("scanner", "path", "harm"):
         if name in table:
-            check_column(table, name, [isinstance(value, str) for value in table[name]], "a text")
+            check_column(table, name, [_is_text(value) for value in table[name]], "a text in Unicode")
     if "harm" in table:
         named = table["harm"].str.strip().str.lower()
         check_column(table, "harm", ~named.isin(NO_HARM), "'' (n/a in a file) for a good image, or the kind of harm")
@@ -191,7 +191,11 @@ def _is_among(column: pd.Series, allowed: Iterable) -> pd.Series:
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return _is_text(value) and bool(value.strip())
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and is_writable(value)
 
 
 def _check_subjects_are_unique(table: pd.DataFrame) -> None:
