@@ -13,6 +13,8 @@ et al. 2021, arXiv 2110.00218) and natural gradient lengths (Amari 1998, doi 10.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Hashable, Iterable
 from functools import cache
 from pathlib import Path
@@ -181,13 +183,29 @@ class GradientScale:
 
     @classmethod
     def load(cls, path: Path) -> GradientScale:
-        """Return the scale that `save` wrote; its folds cannot be told apart any more. A file that claims more than
-        `MAX_BYTES` of `dqc_lib.checkpoints`, or holds Python objects, is a ValueError."""
+        """Return the scale that `save` wrote; its folds cannot be told apart any more.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is damaged, claims more than `MAX_BYTES` of `dqc_lib.checkpoints`, or holds anything else.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file; expected the scale of a watched cycle")
         open_archive(Path(path)).close()
-        with np.load(path, allow_pickle=False) as stored:
-            scale = cls(stored.get("parts"))
-            scale._sums["all"], scale._counts["all"] = stored["total"], int(stored["count"])
-            scale.reference = float(stored["reference"])
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                scale = cls(stored.get("parts"))
+                scale._sums["all"], scale._counts["all"] = stored["total"], int(stored["count"])
+                scale.reference = float(stored["reference"])
+            sizes = {np.shape(part) for part in (scale._sums["all"], scale._parts) if part is not None}
+            if len(sizes) != 1 or len(sizes.pop()) != 1 or scale._counts["all"] < 1:
+                raise ValueError("its parts do not fit each other")
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path}: damaged ({reason}); expected the scale of a watched cycle") from None
         return scale
 
     def measure(self, gradient: np.ndarray, *, without: Hashable = None) -> float:

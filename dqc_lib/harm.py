@@ -17,9 +17,12 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
+from dqc_lib.arguments import require_kind, require_names, require_number, require_path, require_whole
 from dqc_lib.artefacts import HARMS
 from dqc_lib.artefacts import HarmKind as HarmKind
 from dqc_lib.cohort import BIDS_NAME, BIDS_PATTERN, Cohort, check_column, write_bids
+from dqc_lib.marks import check_strength, describe_harm, parse_harm
+from dqc_lib.notes import read_note
 from dqc_lib.volumes import read_volume, write_volume
 
 
@@ -69,10 +72,11 @@ def apply_harm(
     >>> apply_harm(np.array([[[0, 100, 255]]], dtype=np.uint8), "inversion").tolist()
     [[[255, 155, 0]]]
     """
-    strength = _check_strength(kind, strength)
+    strength = check_strength(kind, strength)
     array = np.asarray(array)
     if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "uif":
         raise ValueError(f"expected real voxels of shape (I, J, K); came {array.dtype} of shape {array.shape}")
+    require_number("maximum", maximum)
     if not maximum > 0:
         raise ValueError(f"maximum must be positive; came {maximum}")
     if strength == 0 or not HARMS[kind].image:
@@ -86,52 +90,11 @@ def apply_harm(
     return np.clip(harmed, 0, maximum).astype(array.dtype)
 
 
-def _check_strength(kind: str, strength: float | None) -> float:
-    """Return the strength, the kind's default for None; refuse an unknown kind and a strength out of range."""
-    if kind not in HARMS:
-        raise KeyError(f"unknown kind of harm {kind!r}; expected one of {list(HARMS)}")
-    harm = HARMS[kind]
-    strength = harm.default_strength if strength is None else float(strength)
-    if not 0 <= strength <= harm.max_strength or (harm.whole_steps and strength != int(strength)):
-        numbers = "a whole number" if harm.whole_steps else "a number"
-        raise ValueError(f"strength of {kind!r} must be {numbers} from 0 to {harm.max_strength:g}; came {strength}")
-    return strength
-
-
 def flip_label(diagnosis: int) -> int:
     """Return the other diagnosis: 0 for 1 (disease), 1 for 0 (control); a ValueError for anything else."""
     if diagnosis not in (0, 1):
         raise ValueError(f"diagnosis must be 1 (disease) or 0 (control); came {diagnosis!r}")
     return 1 - int(diagnosis)
-
-
-def describe_harm(kind: str, strength: float | None = None) -> str:
-    """Return the mark for the ``harm`` column: the kind, and its strength where that is not the default.
-
-    Examples
-    --------
-    >>> describe_harm("inversion"), describe_harm("additive noise", 0.5)
-    ('inversion', 'additive noise @ 0.5')
-    """
-    strength = _check_strength(kind, strength)
-    return kind if strength == HARMS[kind].default_strength else f"{kind} @ {strength!r}".removesuffix(".0")
-
-
-def parse_harm(mark: str) -> tuple[str, float]:
-    """Return kind and strength of a mark in the ``harm`` column, the inverse of `describe_harm`.
-
-    Raises
-    ------
-    KeyError, ValueError
-        If the kind is unknown; if the strength is not a number in its range.
-
-    Examples
-    --------
-    >>> parse_harm("additive noise @ 0.5")
-    ('additive noise', 0.5)
-    """
-    kind, at, strength = mark.partition(" @ ")
-    return kind, _check_strength(kind, float(strength) if at else None)
 
 
 def place_harm(
@@ -175,6 +138,9 @@ def place_harm(
         If the kind is unknown; if `centers` is a single text; if the strength is out of range, no harm is asked for,
         a center is unknown, has no subject in that role or holds harm, or more is asked for than can be placed.
     """
+    require_kind("cohort", cohort, Cohort, such_as="read_cohort gives")
+    require_whole("n_single", n_single)
+    require_whole("seed", seed, least=0)
     mark = describe_harm(kind, strength)
     if strength == 0 or (n_single == 0 and not centers):
         raise ValueError("expected some harm: a strength above 0, and centers or n_single; came none")
@@ -204,7 +170,7 @@ def _choose_centers(
         return [good[at] for at in generator.choice(len(good), size=centers, replace=False)]
     if isinstance(centers, str):
         raise TypeError(f"centers must be a list of names or a number; came the text {centers!r}")
-    named = list(centers)
+    named = require_names("centers", centers)
     unknown = sorted(set(named) - set(known))
     if unknown:
         raise ValueError(f"unknown centers {unknown}; the cohort has {known}")
@@ -267,7 +233,11 @@ def write_harmful(
         subject is harmful or one is not named "sub-...", an image is negative somewhere, or harming leaves it without
         contrast. Nothing is written before marks, names and folder are checked.
     """
-    root = Path(folder).resolve()
+    require_kind("cohort", cohort, Cohort, such_as="place_harm gives")
+    require_whole("seed", seed, least=0)
+    if maximum is not None:
+        require_number("maximum", maximum)
+    root = require_path("folder", folder).resolve()
     if not cohort.harmful:
         raise ValueError("expected harmful subjects (place_harm marks them), came none")
     table = cohort.table.copy()
@@ -306,7 +276,7 @@ def write_harmful(
 def _check_folder(root: Path, wanted: dict) -> bool:
     """Return whether the folder holds just this harm already; if it holds nothing, note there what will be written."""
     note = root / "harm.json"
-    found = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
+    found = read_note(note, of="harm") if note.exists() else None
     if (root / "participants.tsv").exists() or found is not None:
         if found != wanted:
             differs = sorted(key for key in wanted if (found or {}).get(key) != wanted[key])

@@ -11,12 +11,14 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from dqc_lib.arguments import is_writable, require_path, show_value
 
 STAGES = ("pretraining", "watch", "control", "closing")
 LEVELS = ("batch", "single", "revisit")
@@ -35,6 +37,8 @@ it would have been without momentum), `reference_...` what it was held against, 
 whether the model looked at all of those subjects, or some of both counts were foreseen (True, False),
 `tolerance` the allowed increase of a rate, `norm_limit` the update norm above which an attempt was suspicious; None is
 what was not asked for. `seconds` is the time that the attempt took."""
+START = b'{"cycle":'  # of every line that was written here
+LARGEST = 2**63 - 1  # what a column of whole numbers holds
 RATES = {
     f"{prefix}{rate}": (f"{prefix}{count}", f"{prefix}{total}")
     for prefix in ("", "reference_")
@@ -54,7 +58,9 @@ class Ledger:
     Raises
     ------
     ValueError
-        If the file holds a line that is not a row of a ledger.
+        If the file holds a line that is not a row of a ledger; it is left as it is then.
+    IsADirectoryError
+        If the path is that of a folder.
 
     Examples
     --------
@@ -67,10 +73,12 @@ class Ledger:
     """
 
     def __init__(self, path: str | os.PathLike | None = None) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else require_path("path", path)
         self._rows: list[dict[str, Any]] = []
         if self.path is None:
             return
+        if self.path.is_dir():
+            raise IsADirectoryError(f"{self.path} is a folder; expected a ledger of JSON lines, or no file yet")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
         self._rows, end = _read_rows(self.path)
@@ -93,7 +101,7 @@ class Ledger:
         ValueError
             If any other line is not a row of a ledger; the message names the file and the line's number.
         """
-        path = Path(path)
+        path = require_path("path", path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected a ledger of JSON lines")
         ledger = cls()
@@ -180,7 +188,7 @@ def check_row(row: dict[str, Any]) -> dict[str, Any]:
 
 def _check_value(name: str, value: Any) -> Any:
     if name in WORDS:
-        if value not in WORDS[name]:
+        if not isinstance(value, str) or value not in WORDS[name]:
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(WORDS[name])}")
         return value
     if name == "center":
@@ -198,14 +206,17 @@ def _check_value(name: str, value: Any) -> Any:
     kind, words = (Real, "a number") if name in (*MEASURES, "seconds") else (Integral, "an integer from 0")
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}; expected {words}")
-    if kind is Integral and value < 0:
-        raise ValueError(f"{name} is {value}; expected {words}")
-    return int(value) if kind is Integral else float(value)
+    if kind is Integral and not 0 <= value <= LARGEST:
+        raise ValueError(f"{name} is {show_value(value)}; expected {words}")
+    try:
+        return int(value) if kind is Integral else float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is {show_value(value)}; expected {words} that a computer holds") from None
 
 
 def _check_text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{name} holds {value!r}; expected a name")
+    if not isinstance(value, str) or not value or not is_writable(value):
+        raise TypeError(f"{name} holds {show_value(value)}; expected a name")
     return str(value)
 
 
@@ -215,8 +226,8 @@ def _read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
         try:
             row = json.loads(line)
-        except ValueError:
-            if line.endswith(b"\n"):
+        except (ValueError, RecursionError):
+            if line.endswith(b"\n") or line[: len(START)] != START[: len(line)]:
                 raise ValueError(
                     f"{path}, line {number}: not JSON ({line[:40]!r}); expected a row of a ledger"
                 ) from None
@@ -231,6 +242,15 @@ def _read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     return rows, end
 
 
+def require_rows(frame: pd.DataFrame, names: Iterable[str]) -> None:
+    """Raise a TypeError unless this is a table, and a KeyError that names a column of `Ledger.to_frame` it lacks."""
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"the ledger must be a table, as Ledger.to_frame gives, got {show_value(frame)}")
+    for name in names:
+        if name not in frame:
+            raise KeyError(f"the ledger has no column {name!r}; expected a table as Ledger.to_frame gives")
+
+
 def summarize_centers(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per center, in order of first attempt, of the table that `Ledger.to_frame` gives.
 
@@ -240,6 +260,7 @@ def summarize_centers(frame: pd.DataFrame) -> pd.DataFrame:
         Index `center`; `attempts`; `rejected`, attempts with a decision other than accepted; `share_rejected` (0 to 1);
         `subjects`, `deferred` and `eliminated`, numbers of distinct subjects.
     """
+    require_rows(frame, ("center", "decision", "subjects"))
     groups = frame.groupby("center", sort=False)
     summary = pd.DataFrame({"attempts": groups.size()})
     summary["rejected"] = (frame["decision"] != "accepted").groupby(frame["center"], sort=False).sum().astype("int64")
@@ -266,6 +287,7 @@ def summarize_subjects(frame: pd.DataFrame) -> pd.DataFrame:
         revisit; `deferred`, how often it was put on the revisit list; `eliminated`; `eliminated_cycle` (NA
         where not eliminated); `last_decision`.
     """
+    require_rows(frame, ("cycle", "level", "center", "decision", "subjects"))
     long = frame.explode("subjects").rename(columns={"subjects": "subject"})
     long = long.assign(
         single=long["level"] != "batch",

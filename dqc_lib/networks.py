@@ -9,12 +9,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dqc_lib.arguments import require_number, require_path, require_sizes, require_text, require_whole
 from dqc_lib.checkpoints import check_model
 
 if TYPE_CHECKING:
@@ -25,6 +30,10 @@ WIDTHS = (32, 64, 128, 256, 256, 64)
 10.1016/j.media.2020.101871)."""
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 """What the layers compute in, and Keras's name for it; weights, normalization and the last layer stay float32."""
+DAMAGES = (zipfile.BadZipFile, zlib.error, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
+DAMAGES += (OSError, EOFError, RecursionError)
+"""What Keras, h5py and zipfile raise on a file that is no model, cut short or of another one."""
+LONGEST_REASON = 300  # characters of what they say
 
 
 def import_keras():
@@ -117,8 +126,16 @@ def build_sfcn(
     """
     keras = import_keras()
 
-    if len(shape) != 3 or min(shape) < 1:
+    if len(require_sizes("shape", shape)) != 3 or min(shape) < 1:
         raise ValueError(f"shape must be three positive sizes, got {tuple(shape)!r}")
+    require_number("dropout", dropout)
+    require_number("learning_rate", learning_rate)
+    require_whole("seed", seed, least=0)
+    require_text("precision", precision)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be a rate from 0 to below 1, got {dropout!r}")
+    if not 0 < learning_rate < np.inf:
+        raise ValueError(f"learning_rate must be a finite number > 0, got {learning_rate!r}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {tuple(PRECISIONS)}, got {precision!r}")
     filters, compute = _count_filters(width), {"dtype": PRECISIONS[precision]}
@@ -147,6 +164,11 @@ def build_sfcn(
 
 
 def _count_filters(width: float | Sequence[int]) -> list[int]:
+    if isinstance(width, str) or not isinstance(width, Sequence):
+        require_number("width", width)
+    else:
+        for count in width:
+            require_whole("each number of filters in width", count)
     good = len(width) == len(WIDTHS) and min(width) >= 1 if isinstance(width, Sequence) else 0 < width < np.inf
     if not good:
         raise ValueError(f"width must be a factor greater than 0 or six numbers of filters, got {width!r}")
@@ -164,16 +186,50 @@ def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
 def load_sfcn(path) -> keras.Model:
     """Return a model saved with `model.save(path)`, optimizer state included; nothing in the file is executed.
 
-    The file may name the layers of an SFCN and no other code, and holds its weights itself (see `check_model`, also for
-    what is raised); Keras's safe mode is on besides.
+    The file may name the layers of an SFCN and no other code, and holds its weights itself (see `check_model`); Keras's
+    safe mode is on besides.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, is no model from `build_sfcn`, or would run code.
     """
     keras = import_keras()
 
-    check_model(path)
     _layer_classes()  # registers them
-    model = keras.saving.load_model(path, safe_mode=True)
+    with _naming(path) as path:
+        model = keras.saving.load_model(path, safe_mode=True)
+        missing = {"average", "dense"} - {layer.name for layer in model.layers}
+        if missing or not _find_normalization(model) or model.optimizer is None:
+            raise ValueError("it holds another network")
     _compile(model, model.optimizer)
     return model
+
+
+def load_weights(model: keras.Model, path) -> None:
+    """Set the model's weights to those of a model saved with `model.save(path)`, in place; errors are those of
+    `load_sfcn`."""
+    with _naming(path) as path:
+        model.load_weights(path)
+
+
+@contextmanager
+def _naming(path) -> Iterator[Path]:
+    """Give the path of a model's file, and name it in whatever goes wrong with it."""
+    path = require_path("path", path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a model from build_sfcn, saved as .keras")
+    check_model(path)
+    try:
+        yield path
+    except DAMAGES as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: cannot be read as a model ({type(error).__name__}: {reason[:LONGEST_REASON]}); expected one from "
+            "build_sfcn, saved as .keras"
+        ) from None
 
 
 def recalibrate_normalization(model: keras.Model, batches: Sequence[np.ndarray]) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
-    ("tables", "checkpoints"),
-    ("cohort", "volumes", "ledger", "artefacts"),
+    ("arguments", "notes", "artefacts", "tables", "checkpoints"),
+    ("cohort", "volumes", "ledger", "marks"),
     ("quality", "networks", "snapshots", "fisher", "phantom", "harm"),
     ("evaluation", "detection"),
     ("figures", "travelling", "pages"),

@@ -389,7 +389,7 @@ def test_a_model_that_was_saved_and_loaded_goes_on_bit_for_bit(tmp_path, frozen)
 
 
 def test_a_file_that_is_missing_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="missing.keras: no such file"):
+    with pytest.raises(FileNotFoundError, match="missing.keras: no such file; expected a model from build_sfcn"):
         load_sfcn(tmp_path / "missing.keras")
 
 

@@ -820,6 +820,13 @@ def test_replaying_the_calibrated_rule_needs_the_update_norms():
         replay(make_ledger(("control", 1, 0, 1, None, "accepted")), CalibratedRule(5.0))
 
 
+def test_an_update_norm_that_diverged_is_suspicious_when_it_is_replayed_too():
+    rows = ("control", 1, 0, 0, math.nan, "split"), ("control", 1, 0, 0, 1.0, "accepted")
+    assert replay(make_ledger(*rows), CalibratedRule(5.0))["replayed_harmful"].tolist() == [True, False]
+    alone = make_ledger(rows[0]).assign(norm_limit=5.0)  # no other norm says that they were measured, but its limit
+    assert replay(alone, CalibratedRule(5.0))["replayed_harmful"].tolist() == [True]
+
+
 def test_an_empty_ledger_replays_to_nothing():
     replayed = replay(make_ledger(), PublishedRule())
     assert replayed.empty

@@ -220,11 +220,11 @@ def test_a_model_that_travels_unguarded_is_never_verified_and_never_rolled_back(
 
 
 def test_a_rule_that_watches_verifies_every_attempt_and_accepts_it():
-    engine = ScriptedCenters(count_harm("bad"))
-    ledger, _ = run_loop(engine, make_plan(["A: a1 bad", "B: bad"]), rule=WatchingRule())
-    assert read_rows(ledger) == ["0 batch a1 bad: accepted", "0 batch bad: accepted"]
+    engine = ScriptedCenters(count_harm("bad", "worse"))
+    ledger, _ = run_loop(engine, make_plan(["A: a1 bad", "B: worse"]), rule=WatchingRule())
+    assert read_rows(ledger) == ["0 batch a1 bad: accepted", "0 batch worse: accepted"]
     assert [(row["reference_fp"], row["fp"]) for row in ledger.rows] == [(0, 2), (2, 4)]
-    assert engine.steps == (("a1", "bad"), ("bad",))
+    assert engine.steps == (("a1", "bad"), ("worse",))
 
 
 def test_the_reference_is_the_last_accepted_attempt_so_that_slow_decay_passes():

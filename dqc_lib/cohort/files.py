@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dqc_lib.arguments import require_kind, require_path, require_text, show_value
 from dqc_lib.cohort.paths import check_inside, list_allowed
 from dqc_lib.cohort.table import OPTIONAL, Cohort, check_column, quote_values
 from dqc_lib.tables import unguard_text, write_table
@@ -76,9 +77,10 @@ def read_cohort(
     FileNotFoundError
         If there is neither.
     """
-    if os.path.isdir(path):
+    path = require_path("path", path)
+    if path.is_dir():
         return read_bids(path, positive=positive, negative=negative, trusted_folders=trusted_folders)
-    if not os.path.exists(path):
+    if not path.exists():
         where = os.path.abspath(path)
         raise FileNotFoundError(f"{where}: no such file or folder; expected a BIDS folder or a published CSV")
     return read_published_csv(path, image_root=image_root, sex_codes=sex_codes, trusted_folders=trusted_folders)
@@ -110,20 +112,31 @@ def read_bids(
         If the table or a subject's image does not exist.
     ValueError
         If a subject has several images, the table or an image lies outside the folder, links followed, or the table has
-        a fault (see `check_table`).
+        a fault (see `check_table`); if `positive` and `negative` are not two different words.
     """
-    root = Path(os.path.abspath(folder))
+    codes = _code_diagnoses(positive, negative)
+    root = Path(os.path.abspath(require_path("folder", folder)))
     source = root / "participants.tsv"
     allowed = list_allowed(root, trusted_folders)
     check_inside(source, allowed, where="the table")
     table = _read_rows(source, BIDS_COLUMNS, delimiter="\t")
     table = table.assign(scanner=table["scanner"].replace("", "unknown"))
-    codes = {positive: 1, negative: 0, "1": 1, "0": 0}
     table = _decode_table(table, source, diagnosis=codes, sex=SEX_WORDS)
     table["path"] = [_find_image(root, subject, source) for subject in table["subject"]]
     for subject, image in zip(table["subject"], table["path"], strict=True):
         check_inside(image, allowed, where=f"subject {subject!r}")
     return _build(table, root, source)
+
+
+def _code_diagnoses(positive: str, negative: str) -> dict[str, int]:
+    """Return what each word for a diagnosis means, or say why the two words cannot be told apart."""
+    for name, word, other in (("positive", positive, "0"), ("negative", negative, "1")):
+        require_text(name, word)
+        if word.lower() in MISSING or word != word.strip() or word == other:
+            raise ValueError(f"{name} is {word!r}; expected a word that means nothing else in a table")
+    if positive.lower() == negative.lower():
+        raise ValueError(f"positive and negative are {positive!r} and {negative!r}; expected two different words")
+    return {positive: 1, negative: 0, "1": 1, "0": 0}
 
 
 def _find_image(root: Path, subject: str, source: Path) -> str:
@@ -171,11 +184,15 @@ def read_published_csv(
     ValueError
         If an image lies elsewhere, ".." and symbolic links followed, or the table has a fault (see `check_table`).
     """
-    source = Path(os.path.abspath(path))
+    source = Path(os.path.abspath(require_path("path", path)))
+    if sex_codes is not None:
+        require_kind("sex_codes", sex_codes, Mapping, such_as="{0: 'F', 1: 'M'}")
     table = _read_rows(source, PUBLISHED_COLUMNS, delimiter=",").assign(scanner="unknown")
     codes = {str(code): word for code, word in (sex_codes or {}).items()}
+    if unknown := [word for word in codes.values() if word not in ("F", "M")]:
+        raise ValueError(f"sex_codes has the meaning {show_value(unknown[0])}; expected 'F' or 'M'")
     table = _decode_table(table, source, diagnosis={"1": 1, "0": 0}, sex=SEX_WORDS | codes)
-    root = Path(os.path.abspath(image_root)) if image_root is not None else source.parent
+    root = Path(os.path.abspath(require_path("image_root", image_root))) if image_root is not None else source.parent
     table["path"] = [os.path.abspath(root / value) for value in table["path"]]
     allowed = list_allowed(root, trusted_folders)
     for subject, image in zip(table["subject"], table["path"], strict=True):
@@ -227,7 +244,7 @@ def _decode_table(table: pd.DataFrame, source: Path, **codes: Mapping[str, objec
     decoded = {"age": [_read_number(value) for value in table["age"]]}
     for column, meanings in codes.items():
         lookup = {key.lower(): value for key, value in meanings.items()}
-        keys = [value.lower().removesuffix(".0") for value in table[column]]
+        keys = [re.sub(r"^(\d+)\.0$", r"\1", value.lower()) for value in table[column]]
         for subject, key, value in zip(table["subject"], keys, table[column], strict=True):
             if key not in lookup:
                 came = f"is {value!r}" if value else "is missing"
@@ -240,8 +257,9 @@ def _decode_table(table: pd.DataFrame, source: Path, **codes: Mapping[str, objec
 
 
 def _read_number(text: str) -> float | str:
+    """Return what a text of ASCII digits means; Python would also read "6_1" and other scripts' digits as numbers."""
     try:
-        return float(text or "nan")
+        return float(text or "nan") if text.isascii() and "_" not in text else text
     except ValueError:
         return text
 
@@ -267,13 +285,19 @@ def write_bids(
     FileExistsError
         If the folder holds a `participants.tsv` already and `overwrite` is not set.
     ValueError
-        If a subject's name does not start with "sub-".
+        If a subject's name does not start with "sub-", or a text would be read back as another one or as missing.
     """
-    folder = Path(folder)
+    require_kind("cohort", cohort, Cohort, such_as="read_cohort gives")
+    folder = require_path("folder", folder)
+    _code_diagnoses(positive, negative)
     target = folder / "participants.tsv"
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target}: exists already; expected a folder without another cohort, or overwrite=True")
     check_column(cohort.table, "subject", cohort.table["subject"].map(_is_bids_name), BIDS_NAME)
+    for name in ("center", "scanner", "harm"):
+        if name in cohort.table:
+            kept = [_is_kept_by_a_file(value) for value in cohort.table[name]]
+            check_column(cohort.table, name, kept, "a text that a file keeps: printable, not n/a, no space around it")
     table = cohort.table.rename(columns={ours: theirs for theirs, ours in BIDS_COLUMNS.items()})
     table = table[[name for name in BIDS_COLUMNS if name in table]]
     table = table.assign(diagnosis=table["diagnosis"].map({1: positive, 0: negative})).replace("", "n/a")
@@ -290,6 +314,10 @@ def write_bids(
 
 def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_kept_by_a_file(text: str) -> bool:
+    return text == "" or (text == text.strip() and text.isprintable() and text.lower() not in MISSING)
 
 
 def _is_bids_name(subject: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from dqc_lib.arguments import require_kind, require_number, require_whole
 from dqc_lib.cohort.table import Cohort, quote_values
 
 
@@ -20,6 +21,7 @@ def check_roles(cohort: Cohort) -> list[str]:
     ValueError
         If there are no roles, no subject at all for training or for verification, or one class only to train on.
     """
+    require_kind("cohort", cohort, Cohort, such_as="read_cohort gives")
     table = cohort.table
     if "role" not in table:
         raise ValueError(
@@ -71,8 +73,12 @@ def split_by_subject(cohort: Cohort, *, verification: float = 0.2, test: float =
     Raises
     ------
     ValueError
-        If the cohort has roles already, or the shares are out of range.
+        If the cohort has roles already, or the shares or the seed are out of range.
     """
+    require_kind("cohort", cohort, Cohort, such_as="read_cohort gives")
+    require_number("verification", verification)
+    require_number("test", test)
+    require_whole("seed", seed, least=0)
     table = cohort.table
     if "role" in table:
         raise ValueError(
@@ -116,8 +122,10 @@ def divide_held_out(cohort: Cohort, *, verification: float = 0.5, seed: int = 0)
     Raises
     ------
     ValueError
-        If nobody has the role "test", or the share is out of range.
+        If nobody has the role "test", or the share or the seed is out of range.
     """
+    require_number("verification", verification)
+    require_whole("seed", seed, least=0)
     if not 0 <= verification <= 1:
         raise ValueError(f"verification is {verification}; expected a share from 0 to 1")
     held_out = cohort.select(role="test").table

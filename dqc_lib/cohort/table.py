@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dqc_lib.arguments import is_writable, require_kind, show_value
+
 REQUIRED = ("subject", "center", "diagnosis", "sex", "age", "scanner", "path")
 OPTIONAL = ("role", "harm", "placement")
 COLUMNS = REQUIRED + OPTIONAL
@@ -19,7 +21,7 @@ PLACEMENTS = ("", "center", "single")
 MAX_AGE = 130.0
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Characters that are not seen but change what is: control characters, line ends, and those that turn text round."""
-NO_HARM = ("none", "no", "0", "false", "good", "clean")  # words that mean a good image, which is ""
+NO_HARM = ("none", "no", "0", "false", "good", "clean", "n/a", "nan", "na")  # words for a good image, which is ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +145,7 @@ def check_table(table: pd.DataFrame) -> None:
         and for a value of any column that is missing or not allowed. The message names the subject or column, what
         was expected and what came.
     """
+    require_kind("table", table, pd.DataFrame, such_as="Cohort.table")
     for name in REQUIRED:
         if name not in table:
             raise ValueError(
@@ -153,17 +156,19 @@ def check_table(table: pd.DataFrame) -> None:
             raise ValueError(
                 f"column {name!r} is unknown; expected {quote_values(REQUIRED)} and any of {quote_values(OPTIONAL)}"
             )
+        if list(table.columns).count(name) > 1:
+            raise ValueError(f"column {name!r} is there more than once; expected every column once")
     if table.empty:
         raise ValueError("the table has no rows; expected at least one subject")
     _check_names(table)
     _check_subjects_are_unique(table)
-    check_column(table, "diagnosis", table["diagnosis"].isin([0, 1]), "1 (disease) or 0 (control)")
-    check_column(table, "sex", table["sex"].isin(["F", "M"]), "'F' or 'M'")
-    age = pd.to_numeric(table["age"], errors="coerce")
+    check_column(table, "diagnosis", _is_among(table["diagnosis"], [0, 1]), "1 (disease) or 0 (control)")
+    check_column(table, "sex", _is_among(table["sex"], ["F", "M"]), "'F' or 'M'")
+    age = pd.to_numeric(_drop_composites(table["age"]), errors="coerce")
     check_column(table, "age", age.between(0, MAX_AGE), f"a number of years from 0 to {MAX_AGE:.0f}")
     for name in ("scanner", "path", "harm"):
         if name in table:
-            check_column(table, name, [isinstance(value, str) for value in table[name]], "a text")
+            check_column(table, name, [_is_text(value) for value in table[name]], "a text in Unicode")
     for name in ("subject", "center", "scanner", "harm"):
         if name in table:
             seen = [CONTROL.search(value) is None for value in table[name]]
@@ -173,7 +178,7 @@ def check_table(table: pd.DataFrame) -> None:
         check_column(table, "harm", ~named.isin(NO_HARM), "'' (n/a in a file) for a good image, or the kind of harm")
     for name, allowed in (("role", ROLES), ("placement", PLACEMENTS)):
         if name in table:
-            check_column(table, name, table[name].isin(allowed), quote_values(allowed))
+            check_column(table, name, _is_among(table[name], allowed), quote_values(allowed))
 
 
 def _check_names(table: pd.DataFrame) -> None:
@@ -183,8 +188,21 @@ def _check_names(table: pd.DataFrame) -> None:
     check_column(table, "center", [_is_name(value) for value in table["center"]], "the name of a center")
 
 
+def _drop_composites(column: pd.Series) -> pd.Series:
+    """Return the column with lists, complex numbers and the like as None: pandas cannot look for them."""
+    return column.where([pd.api.types.is_scalar(value) and not isinstance(value, complex) for value in column], None)
+
+
+def _is_among(column: pd.Series, allowed: Iterable) -> pd.Series:
+    return _drop_composites(column).isin(allowed)
+
+
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return _is_text(value) and bool(value.strip())
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and is_writable(value)
 
 
 def _check_subjects_are_unique(table: pd.DataFrame) -> None:
@@ -203,7 +221,7 @@ def check_column(table: pd.DataFrame, column: str, good: Iterable[bool], expecte
     if bad.any():
         row = table.iloc[int(np.argmax(bad))]
         value = row[column].item() if isinstance(row[column], np.generic) else row[column]
-        came = "is missing" if pd.isna(value) else f"is {value!r}"
+        came = "is missing" if pd.api.types.is_scalar(value) and pd.isna(value) else f"is {show_value(value)}"
         raise ValueError(f"subject {row['subject']!r} (center {row['center']!r}): {column} {came}; expected {expected}")
 
 

@@ -9,6 +9,8 @@ from itertools import pairwise, product
 import numpy as np
 import pandas as pd
 
+from dqc_lib.arguments import show_value
+
 AGE_EDGES = (0, 55, 65, 75, 130)
 
 
@@ -117,6 +119,8 @@ def label_grouping(names: Sequence[str]) -> str:
 
 def require_columns(table: pd.DataFrame, names: Iterable[str]) -> None:
     """Raise a KeyError that names the columns which are not there and those that are."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"expected a table with the columns {list(names)}; came {show_value(table)}")
     if missing := [name for name in dict.fromkeys(names) if name not in table.columns]:
         raise KeyError(f"missing columns {missing}; the table has {list(table.columns)}")
 

@@ -7,6 +7,8 @@ from numbers import Real
 
 import numpy as np
 
+from dqc_lib.arguments import show_value
+
 COUNTS = ("n", "n_positive", "n_negative")
 METRICS = ("accuracy", "sensitivity", "specificity", "f1", "auroc")
 
@@ -51,7 +53,10 @@ def score_predictions(diagnosis: Sequence[int], score: Sequence[float], *, thres
 
 def check_predictions(diagnosis: Sequence[int], score: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Return diagnosis as bool and score as float64, or say what is wrong with them."""
-    diagnosis, score = np.asarray(diagnosis), np.asarray(score, dtype=np.float64)
+    try:
+        diagnosis, score = np.asarray(diagnosis), np.asarray(score, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"score must be a sequence of numbers; came {show_value(score)}") from None
     if diagnosis.ndim != 1 or diagnosis.shape != score.shape:
         raise ValueError(
             f"diagnosis and score must be sequences of one length; came shapes {diagnosis.shape} and {score.shape}"

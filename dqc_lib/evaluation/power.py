@@ -16,6 +16,9 @@ from numbers import Integral, Real
 import numpy as np
 import pandas as pd
 
+from dqc_lib.arguments import require_kind, require_number
+from dqc_lib.evaluation.groups import require_columns
+
 ROUNDING = 1e-9  # so that 0.02 * 1 * 50 counts as 1, which a rise by one subject does not pass
 
 
@@ -78,6 +81,7 @@ def compute_alarm(effect: StepEffect, *, tolerance: float, n_neg: int, n_pos: in
     >>> round(compute_alarm(StepEffect(wrong=(0.1, 0.0)), tolerance=0.02, n_neg=10, n_pos=10), 4)
     0.6513
     """
+    require_kind("effect", effect, StepEffect, such_as="StepEffect(wrong=0.01)")
     if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 0 <= tolerance < math.inf:
         raise ValueError(f"tolerance must be a finite number of at least 0; came {tolerance!r}")
     _check_count("n_neg", n_neg, least=0)
@@ -109,6 +113,7 @@ def repeat_alarm(chance: float, *, attempts: int, needed: int = 1) -> float:
     """
     from scipy.stats import binom
 
+    require_number("chance", chance)
     if not 0 <= chance <= 1:
         raise ValueError(f"chance must lie from 0 to 1; came {chance!r}")
     _check_count("attempts", attempts, least=0)
@@ -144,6 +149,7 @@ def tabulate_alarms(
     DataFrame
         Columns tolerance, subjects, n_neg, n_pos, false_alarm (lower is better), detection (higher is better).
     """
+    require_number("patients", patients)
     if not 0 <= patients <= 1:
         raise ValueError(f"patients must be a share from 0 to 1; came {patients!r}")
     sizes, rows = sorted({_check_count("subjects", size, least=0) for size in subjects}), []
@@ -174,6 +180,7 @@ def find_fewest(table: pd.DataFrame, *, false_alarm: float, detection: float) ->
     DataFrame
         One row per tolerance, in their order: tolerance, subjects (missing where none of the table is enough).
     """
+    require_columns(table, ("tolerance", "subjects", "false_alarm", "detection"))
     fewest = {}
     for tolerance, part in table.groupby("tolerance", sort=False):
         part = part.sort_values("subjects", ascending=False)

@@ -9,6 +9,8 @@ from zlib import crc32
 
 import numpy as np
 
+from dqc_lib.arguments import require_number, require_sizes, require_whole
+
 FIELD_OF_VIEW = (160.0, 192.0, 160.0)  # mm, as the published 160 x 192 x 160 volumes of 1 mm
 CENTRE = (0.0, -18.0, 4.0)  # mm in MNI space: the middle of the field of view
 VENTRICLES = ((-10.0, -12.0, 20.0), (10.0, -12.0, 20.0))  # bodies of the lateral ventricles, mm
@@ -41,7 +43,10 @@ class Recipe:
     seed: int = 2025
 
     def __post_init__(self) -> None:
+        require_sizes("Recipe.shape", self.shape)
+        require_whole("Recipe.seed", self.seed, least=0)
         for name in ("disease", "ageing", "sex", "scanner", "anatomy"):
+            require_number(f"Recipe.{name}", getattr(self, name))
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"Recipe.{name} must be a finite number >= 0, got {getattr(self, name)!r}")
         if len(self.shape) != 3 or min(self.shape) < 8:

@@ -9,6 +9,8 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
+from dqc_lib.arguments import require_whole, show_value
+
 SAMPLE_CENTERS = ((15, 15), (12, 10), (9, 9), (10, 6), (6, 10), (7, 5), (5, 6), (0, 9), (8, 0), (3, 3), (0, 3), (1, 1))
 """Subjects with and without the disease in each of the twelve centers of `data_samples/`."""
 
@@ -46,6 +48,8 @@ def draw_subjects(
     DataFrame
         Columns subject, center, diagnosis (1 = disease), sex, age (years), scanner, and role for the published sites.
     """
+    require_whole("first", first)
+    require_whole("seed", seed, least=0)
     if first < 1:
         raise ValueError(f"first must be a number from 1, got {first!r}")
     rng = np.random.default_rng([seed, crc32(b"subjects"), *([first] if first > 1 else [])])
@@ -54,11 +58,26 @@ def draw_subjects(
     elif isinstance(sites, str) and sites != "sample":
         raise ValueError(f"sites must be 'sample', 'published' or pairs of counts, got {sites!r}")
     else:
-        rows = _rows_of_counts(SAMPLE_CENTERS if isinstance(sites, str) else list(sites), rng)
+        rows = _rows_of_counts(SAMPLE_CENTERS if isinstance(sites, str) else _list_counts(sites), rng)
     table = pd.DataFrame(rows)
     table.insert(0, "subject", [f"sub-{number:04d}" for number in range(first, first + len(table))])
     table["age"] = np.round(np.clip(rng.normal(64.0, 9.0, len(table)), 40.0, 88.0), 1)
     return table
+
+
+def _list_counts(sites: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the pairs of counts, or say what is wrong with them."""
+    if not isinstance(sites, Iterable):
+        raise TypeError(f"sites must be 'sample', 'published' or pairs of counts, got {show_value(sites)}")
+    pairs = [tuple(pair) if isinstance(pair, Iterable) else (pair,) for pair in sites]
+    for pair in pairs:
+        if len(pair) != 2:
+            raise ValueError(f"sites must hold pairs of counts, got {show_value(pair)} among them")
+        for count in pair:
+            require_whole("each count of sites", count, least=0)
+    if not any(map(sum, pairs)):
+        raise ValueError(f"sites must hold at least one subject, got {show_value(pairs)}")
+    return pairs
 
 
 def _published_rows(rng: np.random.Generator) -> list[dict]:

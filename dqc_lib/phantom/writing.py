@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from dqc_lib.arguments import require_kind, require_path
 from dqc_lib.cohort import Cohort, read_bids, write_bids
+from dqc_lib.notes import read_note
 from dqc_lib.phantom.painting import Recipe, load_template, paint_phantom
 from dqc_lib.phantom.subjects import draw_subjects
 from dqc_lib.volumes import write_volume
@@ -40,7 +42,8 @@ def write_phantoms(
     ValueError
         If the folder holds a cohort of another recipe, or anything else.
     """
-    folder, recipe = Path(folder), recipe or Recipe()
+    folder, recipe = require_path("folder", folder), recipe or Recipe()
+    require_kind("recipe", recipe, Recipe, such_as="Recipe(seed=2025)")
     sites = sites if isinstance(sites, str) else [tuple(pair) for pair in sites]
     table = draw_subjects(sites, seed=recipe.seed, first=first)
     _claim_folder(folder, sites=sites, recipe=recipe, first=first)
@@ -57,7 +60,7 @@ def _claim_folder(folder: Path, *, sites, recipe: Recipe, first: int) -> None:
     numbered = {"first": first} if first > 1 else {}  # a cohort numbered from 1 keeps the note it always had
     wanted = json.loads(json.dumps({"sites": listed, **asdict(recipe), **numbered}))
     if note.exists():
-        if json.loads(note.read_text()) != wanted:
+        if read_note(note, of="phantoms") != wanted:
             raise ValueError(
                 f"{folder} holds phantoms of another recipe (see {note}); choose another folder or remove it"
             )

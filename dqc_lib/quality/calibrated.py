@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from dqc_lib.arguments import require_number, require_whole
+from dqc_lib.ledger import require_rows
 from dqc_lib.quality.counts import Counts
 from dqc_lib.quality.evidence import rank_among
 from dqc_lib.quality.rules import Verdict
@@ -53,6 +55,10 @@ class CalibratedRule:
     isolates: bool = True
 
     def __post_init__(self) -> None:
+        require_number("limit", self.limit)
+        require_whole("acquittal", self.acquittal)
+        if self.pooled_limit is not None:
+            require_number("pooled_limit", self.pooled_limit)
         if not self.limit > 0:
             raise ValueError(f"limit must be a positive update norm, got {self.limit!r}")
         if self.pooled_limit is not None and not 0 < self.pooled_limit <= self.limit:
@@ -83,6 +89,7 @@ class CalibratedRule:
         ValueError
             If there is no image with a positive, finite update norm, or `reach` is negative.
         """
+        require_number("reach", reach)
         if not reach >= 0:
             raise ValueError(f"reach must be at least 0, got {reach!r}")
         norms = _list_norms(watched)
@@ -121,6 +128,8 @@ class CalibratedRule:
         ValueError
             If too few images were watched: with m of them no p-value is below 1 / (m + 1).
         """
+        require_number("alpha", alpha)
+        require_whole("looks", looks)
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must be above 0 and below 1, got {alpha!r}")
         if looks < 1:
@@ -168,6 +177,7 @@ class CalibratedRule:
 
 def _list_norms(watched: pd.DataFrame) -> np.ndarray:
     """Return the update norms of single images that can be compared."""
+    require_rows(watched, ("n", "update_norm"))
     norms = watched.loc[watched["n"] == 1, "update_norm"].astype(float).to_numpy()
     norms = norms[np.isfinite(norms) & (norms > 0)]
     if not len(norms):

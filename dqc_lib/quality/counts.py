@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dqc_lib.arguments import require_number, require_whole
+
 DENOMINATORS = ("standard", "published")
 
 
@@ -36,6 +38,10 @@ class Counts:
     loss_sum: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("fp", "n_neg", "fn", "n_pos"):
+            require_whole(name, getattr(self, name))
+        if self.loss_sum is not None:
+            require_number("loss_sum", self.loss_sum)
         if not (0 <= self.fp <= self.n_neg and 0 <= self.fn <= self.n_pos):
             raise ValueError(f"expected 0 <= fp <= n_neg and 0 <= fn <= n_pos, got {self}")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from dqc_lib.arguments import require_whole
+
 LEAST_FLAGGED = 3  # images; fewer say little about a center, however small it is
 
 
@@ -21,6 +23,7 @@ class Docket:
     """
 
     def __init__(self, revisit_after: int = 2, homes: Mapping[str, str] | None = None) -> None:
+        require_whole("revisit_after", revisit_after)
         if revisit_after < 1:
             raise ValueError(f"revisit_after must be at least 1 cycle, got {revisit_after!r}")
         self.revisit_after = revisit_after

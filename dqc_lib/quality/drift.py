@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dqc_lib.arguments import require_kind, require_number
 from dqc_lib.quality.counts import Counts
 
 
@@ -36,6 +37,12 @@ class DriftGuard:
 
     floor: Counts
     limit: float = 3.0
+
+    def __post_init__(self) -> None:
+        require_kind("floor", self.floor, Counts, such_as="Counts(fp=4, n_neg=60, fn=10, n_pos=60)")
+        require_number("limit", self.limit)
+        if not self.limit > 0:
+            raise ValueError(f"limit must be a positive number of standard errors, got {self.limit!r}")
 
     def find_drift(self, now: Counts) -> tuple[str, ...]:
         """Return which errors have risen beyond chance: "false positives", "false negatives", both or none.

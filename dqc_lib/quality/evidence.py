@@ -13,6 +13,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from dqc_lib.arguments import require_number, require_whole, show_value
+
 COMBINATIONS = ("average", "product")
 
 
@@ -36,10 +38,11 @@ def rank_among(norms: Iterable[float], watched: Iterable[float]) -> np.ndarray:
     >>> rank_among([0.5, 2.0, 9.0], watched=[1.0, 2.0, 3.0]).tolist()
     [1.0, 0.75, 0.25]
     """
-    known = np.sort([norm for norm in watched if np.isfinite(norm)])
+    known = _list_numbers("watched", watched)
+    known = np.sort(known[np.isfinite(known)])
     if not len(known):
         raise ValueError("p-values are ranks among watched update norms, and no finite one came")
-    values = np.asarray(list(norms), dtype=np.float64)
+    values = _list_numbers("norms", norms)
     below = np.searchsorted(known, np.where(np.isnan(values), np.inf, values), side="left")
     return (1.0 + len(known) - below) / (1.0 + len(known))
 
@@ -70,9 +73,12 @@ def accumulate_evidence(
     """
     if combine not in COMBINATIONS:
         raise ValueError(f"combine must be one of {COMBINATIONS}, got {combine!r}")
+    require_number("level", level)
+    if planned is not None:
+        require_whole("planned", planned)
     if not 0 < level <= 1:
         raise ValueError(f"level must be above 0 and at most 1, got {level!r}")
-    values = np.asarray(list(p_values), dtype=np.float64)
+    values = _list_numbers("p_values", p_values)
     if not ((values > 0) & (values <= 1)).all():
         raise ValueError(f"p-values must be above 0 and at most 1, got {values.tolist()}")
     if combine == "product":
@@ -82,3 +88,10 @@ def accumulate_evidence(
     if planned < len(values):
         raise ValueError(f"{planned} looks were planned, and {len(values)} p-values came")
     return np.cumsum((values <= level) / level) / max(planned, 1)
+
+
+def _list_numbers(name: str, values: Iterable[float]) -> np.ndarray:
+    try:
+        return np.asarray(list(values), dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a list of numbers, got {show_value(values)}") from None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pandas as pd
 
+from dqc_lib.ledger import COLUMNS, require_rows
 from dqc_lib.quality.counts import Counts
 from dqc_lib.quality.docket import Docket
-from dqc_lib.quality.rules import Rule
+from dqc_lib.quality.rules import Rule, check_rule
 
 
 def replay(ledger: pd.DataFrame, rule: Rule) -> pd.DataFrame:
@@ -34,12 +36,19 @@ def replay(ledger: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     ------
     ValueError
         If the rule needs update norms and the run that wrote the ledger did not measure them.
+    KeyError, TypeError
+        If the ledger is no such table; if the rule is none.
     """
+    require_rows(ledger, COLUMNS)
+    check_rule(rule)
     rows = ledger[ledger["stage"].isin(("control", "closing"))]
     replayed = rows[["cycle", "level", "center", "subjects", "n", "decision"]].copy()
     replayed["harmful"] = rows["decision"] != "accepted"
     records = rows.to_dict("records")
-    said = [_replay_row(row, rule, pooled=pooled) for row, pooled in zip(records, _list_pooled(records), strict=True)]
+    # a diverged norm is NaN in the table, as one that was not measured is; a run measures all or none
+    absent = math.nan if rows[["update_norm", "norm_limit"]].notna().any(axis=None) else None
+    pairs = zip(records, _list_pooled(records), strict=True)
+    said = [_replay_row(row, rule, pooled=pooled, absent=absent) for row, pooled in pairs]
     replayed["replayed_harmful"] = pd.array(said, dtype="boolean")
     return replayed
 
@@ -58,8 +67,8 @@ def _list_pooled(records: list[dict]) -> Iterator[bool]:
             docket.eliminated |= set(row["subjects"])
 
 
-def _replay_row(row: dict, rule: Rule, *, pooled: bool) -> bool | None:
-    norm = None if pd.isna(row["update_norm"]) else float(row["update_norm"])
+def _replay_row(row: dict, rule: Rule, *, pooled: bool, absent: float | None) -> bool | None:
+    norm = absent if pd.isna(row["update_norm"]) else float(row["update_norm"])
     if not rule.suspects(n=row["n"], update_norm=norm, pooled=pooled):
         return False
     foreseen = pd.notna(row["exact"]) and not row["exact"]

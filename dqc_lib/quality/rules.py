@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from dqc_lib.arguments import require_number, require_text, show_value
 from dqc_lib.quality.counts import DENOMINATORS, Counts
 
 
@@ -40,6 +41,13 @@ class Rule(Protocol):
         """Return the verdict on an attempt with n images, from the counts of the last accepted model and of the
         candidate. More errors of the candidate must never turn a harmful attempt into a harmless one: verification may
         end when the errors counted so far are enough."""
+
+
+def check_rule(rule: object) -> None:
+    """Raise a TypeError that names what the loop needs of a rule and does not find."""
+    for name in ("asks", "isolates", "suspects", "judge"):
+        if isinstance(rule, type) or not hasattr(rule, name):
+            raise TypeError(f"rule must be one such as PublishedRule(), with {name!r}, got {show_value(rule)}")
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,8 @@ class PublishedRule:
     isolates: bool = False
 
     def __post_init__(self) -> None:
+        require_number("tolerance", self.tolerance)
+        require_text("denominators", self.denominators)
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise ValueError(f"tolerance must be a finite number >= 0, got {self.tolerance!r}")
         if self.denominators not in DENOMINATORS:

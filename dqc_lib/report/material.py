@@ -13,6 +13,7 @@ import pandas as pd
 
 from dqc_lib.evaluation import SubgroupReport, evaluate_cycles, subgroup_report
 from dqc_lib.ledger import summarize_subjects
+from dqc_lib.notes import read_note
 from dqc_lib.pages import draw_figure
 from dqc_lib.travelling import Arm, Study
 
@@ -82,7 +83,7 @@ class Material:
             note = arm.folder / "run.json"
             if not note.is_file():
                 raise FileNotFoundError(f"arm {arm.name!r}: no {note}; expected the folder of a run of Study.run")
-            found[arm.name] = json.loads(note.read_text(encoding="utf-8"))["settings"]
+            found[arm.name] = read_note(note, of="a run", keys={"settings": dict})["settings"]
         return found
 
     @property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from dqc_lib.arguments import require_number
 from dqc_lib.cohort import Cohort, check_roles
 from dqc_lib.fisher import GradientScale, LogitProbe, average_norms, forget_momentum
 from dqc_lib.networks import freeze_normalization, recalibrate_normalization
@@ -88,6 +89,9 @@ class LocalCenters:
         threshold: float = 0.5,
         verifying: str = "full",
     ) -> None:
+        require_number("threshold", threshold)
+        if not math.isfinite(threshold):
+            raise ValueError(f"threshold must be a finite number, got {threshold!r}")
         self.notes = check_roles(cohort)
         self.cohort, self.model, self.threshold = cohort.blinded(), model, threshold
         table = self.cohort.table.set_index("subject")

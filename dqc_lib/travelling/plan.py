@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dqc_lib.arguments import require_kind, require_names, require_number, require_text, require_whole, show_value
 from dqc_lib.cohort import Cohort
 from dqc_lib.networks import PRECISIONS
 
@@ -19,6 +20,14 @@ class Visit:
     center: str
     batches: tuple[tuple[str, ...], ...]
 
+    def __post_init__(self) -> None:
+        require_text("Visit.center", self.center)
+        if not isinstance(self.batches, tuple | list):
+            raise TypeError(f"Visit.batches must be a list of batches, got {show_value(self.batches)}")
+        for batch in self.batches:
+            if not require_names("a batch of Visit.batches", batch):
+                raise ValueError(f"a batch at center {self.center!r} is empty; expected at least one subject")
+
 
 @dataclass(frozen=True)
 class Cycle:
@@ -27,6 +36,15 @@ class Cycle:
     number: int
     learning_rate: float
     visits: tuple[Visit, ...]
+
+    def __post_init__(self) -> None:
+        require_whole("Cycle.number", self.number, least=0)
+        require_number("Cycle.learning_rate", self.learning_rate)
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"Cycle.learning_rate must be a finite number > 0, got {self.learning_rate!r}")
+        for visit in self.visits:
+            require_kind("each of Cycle.visits", visit, Visit, such_as="Visit('A', (('sub-1',),))")
+        _check_homes((visit.center, name) for visit in self.visits for batch in visit.batches for name in batch)
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,15 @@ class Schedule:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
+        for name in ("warm_cycles", "calm_cycles", "control_cycles", "batch_size", "revisit_after"):
+            require_whole(f"Schedule.{name}", getattr(self, name))
+        for name in ("learning_rate", "decay", "calm_learning_rate", "calm_decay", "width", "dropout"):
+            require_number(f"Schedule.{name}", getattr(self, name))
+        require_whole("Schedule.seed", self.seed, least=0)
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # JSON, in which a run notes its schedule, knows Python's own numbers
+                object.__setattr__(self, name, value.item())
+        require_text("Schedule.precision", self.precision)
         for name in ("warm_cycles", "calm_cycles", "control_cycles"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Schedule.{name} must be >= 0, got {getattr(self, name)!r}")
@@ -80,6 +107,8 @@ class Schedule:
         for name in ("decay", "calm_decay", "dropout"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"Schedule.{name} must be a finite number >= 0, got {getattr(self, name)!r}")
+        if not self.dropout < 1:
+            raise ValueError(f"Schedule.dropout must be below 1, got {self.dropout!r}")
         for name in ("batch_size", "revisit_after"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Schedule.{name} must be >= 1, got {getattr(self, name)!r}")
@@ -136,11 +165,21 @@ def plan_cycles(
     Raises
     ------
     ValueError
-        If there is no subject.
+        If there is no subject, or one stands at two centers; if the batch size, the seed or a learning rate is out of
+        range.
+    TypeError
+        If the subjects are no lists of names by center, or a number is none.
     """
-    names = {center: list(members) for center, members in subjects.items() if list(members)}
+    require_kind("subjects", subjects, Mapping, such_as="{'A': ['sub-1', 'sub-2']}")
+    require_whole("batch_size", batch_size, least=1)
+    require_whole("seed", seed, least=0)
+    if not isinstance(learning_rates, Iterable) or isinstance(learning_rates, str):
+        raise TypeError(f"learning_rates must be a list of numbers, got {show_value(learning_rates)}")
+    names = {center: require_names(f"subjects of center {center!r}", members) for center, members in subjects.items()}
+    names = {center: members for center, members in names.items() if members}
     if not names:
         raise ValueError("a plan needs at least one training subject, got none")
+    _check_homes((center, name) for center, members in names.items() for name in members)
     cycles = []
     for number, rate in enumerate(learning_rates):
         rng = np.random.default_rng([seed, number])
@@ -150,5 +189,14 @@ def plan_cycles(
             visits.append(
                 Visit(str(center), tuple(tuple(order[at : at + batch_size]) for at in range(0, len(order), batch_size)))
             )
+        require_number("each of learning_rates", rate)
         cycles.append(Cycle(number, float(rate), tuple(visits)))
     return tuple(cycles)
+
+
+def _check_homes(pairs: Iterable[tuple[str, str]]) -> None:
+    """Raise if a subject stands at two centers: where it is revisited would depend on the order."""
+    homes: dict[str, str] = {}
+    for center, subject in pairs:
+        if homes.setdefault(subject, center) != center:
+            raise ValueError(f"subject {subject!r} is at the centers {homes[subject]!r} and {center!r}; expected one")

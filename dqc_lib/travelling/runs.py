@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,12 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from dqc_lib.checkpoints import check_model
+from dqc_lib.arguments import require_kind, require_path
 from dqc_lib.cohort import Cohort
 from dqc_lib.evaluation import COUNTS, METRICS, evaluate_cycles
 from dqc_lib.ledger import COUNTS as VERIFICATION_COUNTS
 from dqc_lib.ledger import summarize_subjects
-from dqc_lib.networks import load_sfcn
+from dqc_lib.networks import load_sfcn, load_weights
+from dqc_lib.notes import read_note
 from dqc_lib.quality import Counts, DriftGuard, add_counts
 from dqc_lib.tables import read_table, write_table
 from dqc_lib.travelling.batches import predict_subjects
@@ -28,6 +29,7 @@ from dqc_lib.travelling.plan import Cycle
 from dqc_lib.volumes import VolumeCache
 
 CLOSING = "closing.keras"
+NOTE = {"settings": dict, "finished": bool}  # what run.json holds
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
@@ -45,7 +47,11 @@ class RunFolder:
     Raises
     ------
     ValueError
-        If the folder holds another run, or files that are none.
+        If the folder holds another run, files that are none, or a damaged run.json.
+    NotADirectoryError
+        If the path, or what should be a folder on the way to it, is a file.
+    TypeError
+        If a setting is not JSON-compatible.
 
     Notes
     -----
@@ -54,11 +60,14 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
-        self.path = Path(path)
+        self.path = require_path("path", path)
         self._note = self.path / "run.json"
-        wanted = json.loads(json.dumps(settings))
+        wanted = _copy_settings(settings)
+        for place in (self.path, *self.path.parents):
+            if place.exists() and not place.is_dir():
+                raise NotADirectoryError(f"{place} is a file; expected a folder for runs, or nothing there yet")
         if self._note.exists():
-            found = json.loads(self._note.read_text(encoding="utf-8"))["settings"]
+            found = self._read_note()["settings"]
             if found != wanted:
                 keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
                 raise ValueError(
@@ -77,7 +86,10 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return self._note.exists() and json.loads(self._note.read_text(encoding="utf-8"))["finished"]
+        return self._note.exists() and self._read_note()["finished"]
+
+    def _read_note(self) -> dict[str, Any]:
+        return read_note(self._note, of="a run", keys=NOTE)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -165,7 +177,9 @@ class RunFolder:
     def read_verification(self) -> pd.DataFrame:
         """Return the verification counts by cycle: columns cycle, fp, n_neg, fn, n_pos; empty before the first."""
         path = self.path / "verification.csv"
-        return read_table(path) if path.exists() else pd.DataFrame(columns=["cycle", *VERIFICATION_COUNTS], dtype=int)
+        if not path.exists():
+            return pd.DataFrame(columns=["cycle", *VERIFICATION_COUNTS], dtype=int)
+        return _read_table(path, whole=("cycle", *VERIFICATION_COUNTS))
 
     def read_predictions(self) -> pd.DataFrame:
         """Return the scores on the test subjects by arm and cycle; empty before the first cycle."""
@@ -173,7 +187,8 @@ class RunFolder:
         if not path.exists():
             return pd.DataFrame({"cycle": pd.Series(dtype=int)})
         names = dict.fromkeys(("subject", "center", "scanner", "arm"), str)  # "007" and "NA" are names too
-        return read_table(path, dtype=names, keep_default_na=False, na_values={"score": [""]})
+        options = {"dtype": names, "keep_default_na": False, "na_values": {"score": [""]}}
+        return _read_table(path, whole=("cycle", "diagnosis"), real=("score",), texts=("subject", "arm"), **options)
 
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:
@@ -181,6 +196,38 @@ def write_aside(path: Path, write: Callable[[Path], object]) -> None:
     aside = path.with_name(f"partial{path.suffix}")
     write(aside)
     aside.replace(path)
+
+
+def _copy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings as JSON gives them back."""
+    require_kind("settings", settings, Mapping, such_as="{'name': 'qc'}")
+    for name, value in settings.items():
+        try:
+            json.dumps({name: value})
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"the setting {name!r} cannot be written as JSON: {error}") from None
+    return json.loads(json.dumps(settings))
+
+
+def _read_table(
+    path: Path, *, whole: Iterable[str], real: Iterable[str] = (), texts: Iterable[str] = (), **options: Any
+) -> pd.DataFrame:
+    """Return a table that a run wrote, or say what is wrong with the file: it must hold these columns of whole numbers,
+    real numbers and texts."""
+    columns = (*texts, *whole, *real)
+    try:
+        table = read_table(path, **options)
+    except ValueError as error:  # also what pandas raises for empty files, and Python for other encodings
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: damaged ({reason}); expected a table with {', '.join(columns)}") from None
+    for name in columns:
+        if name not in table:
+            raise ValueError(f"{path}: damaged, column {name!r} is missing; expected {', '.join(columns)}")
+        good = pd.api.types.is_integer_dtype if name in whole else pd.api.types.is_numeric_dtype
+        if len(table) and name not in texts and not good(table[name]):
+            kind = "whole numbers" if name in whole else "numbers"
+            raise ValueError(f"{path}: damaged, column {name!r} holds other values than {kind}; expected a whole file")
+    return table
 
 
 @dataclass(frozen=True)
@@ -258,6 +305,7 @@ class Arm:
         ValueError, FileNotFoundError
             If the arm trained on one of the subjects, the volumes have another shape, or its models are gone.
         """
+        require_kind("cohort", cohort, Cohort, such_as="read_cohort gives")
         volumes = VolumeCache(cohort.table.set_index("subject")["path"].to_dict())
         rows = cohort.table.drop(columns=["path", "harm", "placement"], errors="ignore")
         met = set(self.ledger["subjects"].explode()) & set(rows["subject"])
@@ -271,7 +319,7 @@ class Arm:
             raise ValueError(f"the arm's model expects volumes of {model.input_shape[1:4]}, came {volumes.shape}")
         parts = []
         for path in paths:
-            model.load_weights(check_model(path))  # into the same model, whose graph is built once
+            load_weights(model, path)  # into the same model, whose graph is built once
             scores = predict_subjects(model, volumes, list(rows["subject"]))
             parts.append(rows.assign(score=scores, arm=self.name, cycle=int(path.stem.removeprefix("cycle-"))))
         return pd.concat(parts, ignore_index=True)

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from dqc_lib.arguments import require_kind, require_names, require_path, require_text
 from dqc_lib.cohort import Cohort, check_roles
 from dqc_lib.fisher import GradientScale
 from dqc_lib.ledger import Ledger
 from dqc_lib.networks import build_sfcn, load_sfcn
 from dqc_lib.quality import CalibratedRule, Counts, PublishedRule, Rule
+from dqc_lib.quality.rules import check_rule
 from dqc_lib.travelling.local import LocalCenters, check_verifying
 from dqc_lib.travelling.loop import travel
 from dqc_lib.travelling.plan import Schedule
@@ -35,6 +37,7 @@ METHOD = 7
 """Raised whenever the same settings would give another run, so that folders of before are not taken for it."""
 FAR = 10  # times the largest watched update norm, from where on limits are worth a warning
 PRETRAINING = "pretraining"
+LONGEST_NAME = 200  # bytes; file systems allow 255 for it and the fingerprint
 SCALE = "scale.npz"  # of the watched cycle, in the folder of the pre-training
 
 
@@ -78,9 +81,12 @@ class Study:
         verifying: str = "full",
         progress: bool = True,
     ) -> None:
+        if schedule is not None:
+            require_kind("schedule", schedule, Schedule, such_as="Schedule(control_cycles=8)")
+        folder = require_path("folder", folder)
         for note in check_roles(cohort):
             logging.getLogger(__name__).warning(note)
-        self.cohort, self.schedule, self.folder, self.progress = cohort, schedule or Schedule(), Path(folder), progress
+        self.cohort, self.schedule, self.folder, self.progress = cohort, schedule or Schedule(), folder, progress
         self.plan = self.schedule.plan(cohort)
         self.held_back, self.verifying = _hold_back(cohort, pretrain_on), check_verifying(verifying)
         self.volumes = VolumeCache(cohort.table.set_index("subject")["path"].to_dict())
@@ -132,7 +138,12 @@ class Study:
         rule : Rule or "calibrated" or "guaranteed" or "published"
             Of the arm "qc"; see `make_rule`. "calibrated" is the one to use.
         name : str, optional
-            What figures and tables call it; the arm's name if not given.
+            What figures and tables call it, and its folder begins with; the arm's name if not given.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the arm, the rule or the name cannot be; if a file of a finished run is damaged, which it names.
         """
         if arm not in ARMS:
             raise ValueError(f"arm must be one of {ARMS}, got {arm!r}")
@@ -140,6 +151,10 @@ class Study:
             raise ValueError(f"arm {arm!r} needs {'a rule' if arm == 'qc' else 'no rule'}, got {rule!r}")
         if isinstance(rule, str) and rule not in RULES:
             raise ValueError(f"rule must be a rule or one of {RULES}, got {rule!r}")
+        if not (rule is None or isinstance(rule, str)):
+            check_rule(rule)
+        if name is not None:
+            _check_name(name)
         start = self.pretrain()
         rule = self.make_rule(rule) if isinstance(rule, str) else rule
         run = self._open(name or arm, arm=arm, rule=rule)
@@ -259,6 +274,18 @@ class Study:
         return Arm(name, ledger, run.read_predictions(), run.read_verification(), run.path)
 
 
+def _check_name(name: str) -> None:
+    """Raise unless a folder's name can begin with the name of a run."""
+    require_text("name", name)
+    if name != name.strip() or name[:1] in ("", ".") or not name.isprintable() or {"/", "\\"} & set(name):
+        raise ValueError(
+            "name must be one that a folder can have, without '/', '\\' or control characters, and beginning neither "
+            f"with a dot nor with a space, got {name!r}"
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"name must take at most {LONGEST_NAME} bytes, as a folder's, got {len(name.encode())}")
+
+
 def _hold_back(cohort: Cohort, pretrain_on: str | Collection[str]) -> frozenset[str]:
     """Return the training subjects that the pre-training leaves out."""
     train = frozenset(cohort.table.loc[cohort.table["role"] == "train", "subject"])
@@ -266,7 +293,7 @@ def _hold_back(cohort: Cohort, pretrain_on: str | Collection[str]) -> frozenset[
         if pretrain_on not in STARTS:
             raise ValueError(f"pretrain_on must be one of {STARTS} or a collection of subjects, got {pretrain_on!r}")
         return cohort.harmful & train if pretrain_on == "good" else frozenset()
-    named = frozenset(pretrain_on)
+    named = frozenset(require_names("pretrain_on", pretrain_on))
     if unknown := sorted(named - train):
         raise ValueError(f"pretrain_on must name training subjects of the cohort; these are not: {unknown[:12]}")
     if not named:

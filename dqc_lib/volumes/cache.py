@@ -11,6 +11,7 @@ from threading import Lock
 
 import numpy as np
 
+from dqc_lib.arguments import require_kind, require_sizes, require_whole
 from dqc_lib.volumes.files import read_volume
 from dqc_lib.volumes.header import MAX_VOXELS
 
@@ -54,13 +55,15 @@ class VolumeCache:
         allow_constant: bool = False,
         max_voxels: int = MAX_VOXELS,
     ) -> None:
+        require_kind("paths", paths, Mapping, such_as="{'sub-1': '/data/sub-1.nii.gz'}")
+        require_whole("max_bytes", max_bytes, least=0)
         if not paths:
             raise ValueError("no paths; expected one for at least one subject")
         self.paths = dict(paths)
         self.max_bytes = max_bytes
         self.nbytes = 0
         self._options = {"orientation": orientation, "allow_constant": allow_constant, "max_voxels": max_voxels}
-        self._required = None if shape is None else tuple(shape)
+        self._required = None if shape is None else require_sizes("shape", shape)
         self._first: tuple[str, tuple[int, int, int]] | None = None
         self._kept: dict[str, np.ndarray] = {}
         self._uses: Counter[str] = Counter()

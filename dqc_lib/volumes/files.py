@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dqc_lib.arguments import require_path, require_sizes, require_text, require_whole, show_value
 from dqc_lib.volumes.header import ENDINGS, MAX_VOXELS, VOXEL_TYPES, check_file
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class Volume:
     affine: np.ndarray
 
     def __post_init__(self) -> None:
+        for name in ("array", "affine"):
+            if not isinstance(getattr(self, name), np.ndarray):
+                raise TypeError(f"{name} must be a NumPy array, got {show_value(getattr(self, name))}")
         if np.ndim(self.array) != 3 or np.shape(self.affine) != (4, 4):
             came = f"{np.shape(self.array)} and {np.shape(self.affine)}"
             raise ValueError(f"expected an array (I, J, K) and an affine (4, 4), came shapes {came}")
@@ -113,7 +117,11 @@ def read_volume(
         If the file is unreadable or truncated, its header absurd (sizes, spacing, place in space, scaling, start of the
         voxels), not 3-D or real, too large, of another shape, holds NaN or infinite voxels, or is constant.
     """
-    path = Path(path)
+    path = require_path("path", path)
+    require_whole("max_voxels", max_voxels, least=1)
+    shape = None if shape is None else require_sizes("shape", shape)
+    if orientation is not None:
+        require_text("orientation", orientation)
     where = f"{path}" if subject is None else f"subject {subject!r}: {path}"
     if not path.is_file():
         raise FileNotFoundError(f"{where}: no such file; expected a NIfTI image")
@@ -122,8 +130,8 @@ def read_volume(
     if array.dtype == np.float64:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
-    if shape is not None and array.shape != tuple(shape):
-        raise ValueError(f"{where}: shape {array.shape} in orientation {orientation}; expected {tuple(shape)}")
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{where}: shape {array.shape} in orientation {orientation}; expected {shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{where}: voxels beyond the range of float32; expected finite values")
     if not allow_constant and (array == array.flat[0]).all():
@@ -191,10 +199,10 @@ def write_volume(path: str | os.PathLike, array: np.ndarray, *, affine: np.ndarr
     """
     import SimpleITK as sitk
 
-    path = Path(path)
+    path = require_path("path", path)
     if not path.name.endswith(ENDINGS):
         raise ValueError(f"{path}: expected the ending {' or '.join(ENDINGS)}")
-    volume = Volume(np.asarray(array), np.asarray(affine, dtype=float))
+    volume = Volume(_make_array("array", array), _make_array("affine", affine, dtype=float))
     image = _make_image(_convert(volume.array, dtype, path), volume.affine, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{os.getpid()}-{path.name}")
@@ -207,8 +215,18 @@ def write_volume(path: str | os.PathLike, array: np.ndarray, *, affine: np.ndarr
     return path
 
 
+def _make_array(name: str, values: Any, dtype: Any = None) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=dtype)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be numbers in rows of one length, got {show_value(values)}") from None
+
+
 def _convert(array: np.ndarray, dtype: Any, path: Path) -> np.ndarray:
-    target = np.dtype(array.dtype if dtype is None else dtype)
+    try:
+        target = np.dtype(array.dtype if dtype is None else dtype)
+    except TypeError:
+        raise TypeError(f"{path}: dtype must be a data type of NumPy, got {show_value(dtype)}") from None
     if array.dtype.kind not in "biuf" or f"{target.kind}{target.itemsize}" not in VOXEL_TYPES.values():
         raise ValueError(
             f"{path}: {array.dtype} to be stored as {target}; expected real values stored as integer or float"

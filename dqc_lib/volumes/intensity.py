@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dqc_lib.arguments import require_number, show_value
+
 
 def rescale_to_uint8(array: np.ndarray, *, lower: float = 0.0, upper: float | None = None) -> np.ndarray:
     """Return the array mapped linearly from [lower, upper] to [0, 255], clipped and rounded, as uint8.
@@ -25,7 +27,13 @@ def rescale_to_uint8(array: np.ndarray, *, lower: float = 0.0, upper: float | No
     >>> rescale_to_uint8(np.array([-1.0, 0.0, 50.0, 100.0, 200.0]), upper=100.0)
     array([  0,   0, 128, 255, 255], dtype=uint8)
     """
-    values = np.asarray(array, dtype=np.float64)
+    try:
+        values = np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"the array must hold numbers, got {show_value(array)}") from None
+    require_number("lower", lower)
+    if upper is not None:
+        require_number("upper", upper)
     if not np.isfinite(values).all():
         raise ValueError("the array holds NaN or infinite values; expected finite intensities")
     if upper is None:
