@@ -1,4 +1,4 @@
-"""What several test files share: the texts of a figure, and a browser that keeps a record."""
+"""What several test files share: the texts of a figure, a browser that keeps a record, and how hypothesis draws."""
 
 import json
 import re
@@ -8,6 +8,12 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# the same examples every time, and no judgement of how long one takes on a busy machine
+slow = [HealthCheck.too_slow]
+settings.register_profile("dqc", derandomize=True, deadline=None, database=None, suppress_health_check=slow)
+settings.load_profile("dqc")
 
 
 @pytest.fixture

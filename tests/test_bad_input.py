@@ -1359,6 +1359,21 @@ PARAMETERS = [
         prepare=write("harm.json", '{"seed": '),
     ),
     case(
+        "harm in a folder whose note is a list",
+        lambda f: dqc.write_harmful(dqc.place_harm(make_cohort(), kind="blank", centers=["A"]), f),
+        ValueError,
+        "harm.json: damaged, not a JSON object",
+        prepare=write("harm.json", "[]"),
+    ),
+    case(
+        "a folder in place of a note",
+        lambda f: dqc.write_phantoms(f, progress=False),
+        ValueError,
+        "recipe.json: damaged",
+        "it is a folder",
+        prepare=lambda folder: (folder / "recipe.json").mkdir(),
+    ),
+    case(
         "phantoms in a folder whose note is damaged",
         lambda f: dqc.write_phantoms(f, progress=False),
         ValueError,

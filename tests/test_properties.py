@@ -26,8 +26,7 @@ from dqc_lib.evaluation.resampling import measure_weighted
 from dqc_lib.quality import Counts, Verdict
 from dqc_lib.travelling import Update, Visit
 
-FEW = settings(max_examples=60, derandomize=True, deadline=None, database=None)
-MANY = settings(max_examples=250, derandomize=True, deadline=None, database=None)
+FEW, MANY = settings(max_examples=60), settings(max_examples=250)
 
 # cohorts
 

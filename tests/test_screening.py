@@ -103,7 +103,9 @@ def test_groups_that_cannot_be_are_refused(cohort, groups):
 
 def test_a_group_of_one_diagnosis_is_refused_before_anything_is_trained(tmp_path, scripted):
     cohort = make_cohort(tmp_path, sizes={"a": 4, "b": 3}, one_class=("b",))
-    with pytest.raises(ValueError, match="the group of b would train on one diagnosis only; choose fewer groups"):
+    with pytest.raises(
+        ValueError, match="the group of b would train on one diagnosis only; choose fewer groups"
+    ):
         screen_centers(cohort, groups=2)
     assert not scripted.made
 
