@@ -17,7 +17,7 @@ import pytest
 import dqc_lib as dqc
 from benchmarks.detection import cells, cohorts, running
 from benchmarks.detection.__main__ import main
-from benchmarks.detection.grid import LARGE_SEEDS, RULES, Task, choose_tasks, list_tasks
+from benchmarks.detection.grid import RULES, Task, choose_tasks, list_tasks
 from benchmarks.detection.store import find_cell, list_missing, read_cells, write_cell
 from benchmarks.detection.summary import describe_results
 from benchmarks.detection.tables import (
@@ -283,10 +283,11 @@ def test_the_grid_has_rows_without_harm_of_83_centers_and_of_fractions():
     assert [task.seed for task in quiet] == list(range(10))
     assert all(set(task.rules) == {"clean", "detectors", *RULES} and task.kind == "none" for task in quiet)
     large = [task for task in tasks if task.scenario == "83 centers"]
-    assert [task.seed for task in large] == list(LARGE_SEEDS)
-    parts = {task.n_centers / 19 for task in tasks if task.scenario == "fraction"}
-    assert min(parts) == pytest.approx(0.053, abs=1e-3)
-    assert max(parts) == pytest.approx(0.316, abs=1e-3)
+    assert {(task.seed, task.n_centers) for task in large} == {(seed, count) for seed in range(10) for count in (1, 4)}
+    sized = [task for task in tasks if task.scenario in ("fraction", "83 centers")]
+    shares = [task.n_centers / (83 if task.large else 19) for task in sized]
+    assert min(shares) == pytest.approx(0.01, abs=0.003), "from 1 ..."
+    assert max(shares) == pytest.approx(0.3, abs=0.02), "... to 30 %"
     for scenario in ("harm from the first cycle", "trusted centers", "screened centers", "second pass"):
         assert {task.kind for task in tasks if task.scenario == scenario} == {"inversion", "noise only"}
 
@@ -385,7 +386,7 @@ def test_the_pre_training_of_a_clean_start_holds_neither_harm_nor_a_new_scanner(
 
 def test_one_harmful_center_is_the_larger_of_the_two_and_keeps_the_single_images(unpainted):
     slots = cohorts.mark_slots(unpainted(1), seed=1)
-    fewer = cells._drop_last_center(slots)
+    fewer = cells._keep_largest(slots, 1)
     sizes = slots[slots["placement"] == "center"].groupby("center").size()
     left = fewer[fewer["placement"] == "center"]
     assert len(left) == sizes.max()
@@ -393,6 +394,22 @@ def test_one_harmful_center_is_the_larger_of_the_two_and_keeps_the_single_images
     assert set(fewer.loc[fewer["placement"] == "single", "subject"]) == set(
         slots.loc[slots["placement"] == "single", "subject"]
     )
+    assert len(cells._keep_largest(slots, 2)) == len(slots)
+
+
+@pytest.mark.parametrize("n_centers", [1, 4])
+def test_of_the_83_centers_all_marked_places_are_harmed_and_none_else_kept_out(
+    n_centers, unpainted, tmp_path, monkeypatch
+):
+    cohort, marked = unpainted(1), []
+    monkeypatch.setattr(cells, "make_large_cohort", lambda *_: cohort)
+    monkeypatch.setattr(cells, "write_marked", lambda cohort, slots, **_: marked.append(slots) or cohort)
+    study = cells.prepare_study(Task("83 centers", "inversion", 1, (), n_centers), tmp_path)
+    (slots,) = marked
+    assert slots.loc[slots["placement"] == "center", "center"].nunique() == n_centers
+    train = cohort.table[cohort.table["role"] == "train"]
+    new = train[train["center"].map(cohorts.find_groups(cohort.table)) == "new scanner"]
+    assert study.held_back == {*slots["subject"], *new["subject"]}
 
 
 # The tables, on cells made by hand.

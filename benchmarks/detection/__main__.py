@@ -1,8 +1,9 @@
 """Run the study, or a part of it, and write its tables.
 
-`python -m benchmarks.detection` goes on where it was stopped. The tables of the whole study go into
-benchmarks/results, those of a part of it beside its cells. `--quick` does a handful of small tasks on one seed, in a
-folder of its own; `--tables` only gathers what is there.
+`python -m benchmarks.detection` goes on where it was stopped; one call at a time in a folder, for two would work on
+the same tasks and overwrite each other's runs. The tables of the whole study go into benchmarks/results, those of a
+part of it beside its cells. `--quick` does a handful of small tasks on one seed, in a folder of its own; `--tables`
+gathers what is there.
 """
 
 from __future__ import annotations

@@ -41,23 +41,23 @@ def prepare_study(task: Task, build: Path) -> dqc.Study:
     else:
         cohort, settings = make_cohort(task.seed, build, quick=task.quick), QUICK if task.quick else SMALL
     schedule = dqc.Schedule(seed=task.seed, **settings)
-    slots = mark_slots(cohort, seed=task.seed, n_centers=max(task.n_centers, 2))
+    places = task.n_centers if task.large else max(task.n_centers, 2)  # two at least, as in the rows they stand beside
+    slots = mark_slots(cohort, seed=task.seed, n_centers=places)
     strengths = tune_adversary(cohort, slots, schedule, build) if task.scenario == "adversary" else None
     if task.kind == "none":
         harmed = cohort
     else:
-        wanted = slots if task.n_centers >= 2 else _drop_last_center(slots)
+        wanted = _keep_largest(slots, task.n_centers)
         folder = build / "harmful" / task.name
         harmed = write_marked(cohort, wanted, kind=task.kind, folder=folder, strengths=strengths)
     start = choose_start(task, harmed, slots, schedule, build)
     return open_study(harmed, schedule, build, start)
 
 
-def _drop_last_center(slots: pd.DataFrame) -> pd.DataFrame:
-    """Return the slots without those of the smaller of the two harmful centers."""
-    whole = slots[slots["placement"] == "center"]
-    smaller = whole.groupby("center").size().sort_values().index[0]
-    return slots[slots["center"] != smaller]
+def _keep_largest(slots: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Return the slots without those of whole centers beyond the n largest."""
+    sizes = slots[slots["placement"] == "center"].groupby("center").size().sort_values()
+    return slots[~slots["center"].isin(sizes.index[:-n])]
 
 
 def open_study(cohort: dqc.Cohort, schedule: dqc.Schedule, build: Path, start: str | list[str]) -> dqc.Study:

@@ -10,9 +10,8 @@ from dqc_lib.artefacts import HARMS
 RULES = ("calibrated", "guaranteed", "published 0.02", "published 0.01", "published 0.05")
 UNGUARDED = ("clean", "dirty")
 MAIN_KINDS = ("inversion", "noise only")
-FRACTIONS = (1, 2, 4, 6)  # of 19 centers: 5, 11, 21 and 32 %
+FRACTIONS = (1, 2, 4, 6)  # of 19 centers: 5, 11, 21 and 32 %; one of 83 is 1 %
 SEEDS = tuple(range(10))
-LARGE_SEEDS = (0, 1)
 
 
 @dataclass(frozen=True, order=True)
@@ -83,8 +82,10 @@ def _list_side_rows(seeds: Collection[int]) -> list[Task]:
             ]
         tasks += [Task("adversary", "inversion", seed, ("dirty", "detectors", *pair))]
         tasks += [Task("fraction", "inversion", seed, pair, count) for count in FRACTIONS]
-    large = [seed for seed in LARGE_SEEDS if seed in seeds]
-    return tasks + [Task("83 centers", "inversion", seed, ("clean", "dirty", *pair), 4) for seed in large]
+    for seed in seeds:
+        tasks += [Task("83 centers", "inversion", seed, ("clean", "dirty", *pair), 4)]
+        tasks += [Task("83 centers", "inversion", seed, ("calibrated",), 1)]
+    return tasks
 
 
 def _list_quick_rows(seeds: Collection[int]) -> list[Task]:

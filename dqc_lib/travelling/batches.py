@@ -18,9 +18,9 @@ from dqc_lib.volumes import VolumeCache
 if TYPE_CHECKING:
     import keras
 
-CHUNK = 16  # images per forward pass, at most: from here on both cores are busy, and more only take more memory
+CHUNK = 64  # images per forward pass, at most
 FEW = 8  # images per forward pass where some are looked at; see `dqc_lib.travelling.outlook`
-CHUNK_VOXELS = 160 * 192 * 160  # and voxels: one image of the published size, so that memory is bounded
+CHUNK_VOXELS = CHUNK * 40 * 48 * 40  # and voxels: of 160 x 192 x 160 that is one image, so that memory is bounded
 RESIDENT = 512 * 1024**2  # bytes of verification images that stay where the network is, ready to be passed
 
 
