@@ -26,12 +26,12 @@ from dqc_lib.travelling import (
     Visit,
     batches,
     group_by_center,
-    loop,
     outlook,
     plan_cycles,
     study,
     travel,
     watch,
+    watching,
 )
 from dqc_lib.volumes import write_volume
 
@@ -1018,7 +1018,7 @@ class WatchedCenters:
 
 
 def test_a_watched_image_is_not_measured_against_its_own_fold_and_a_verification_image_against_all(monkeypatch):
-    monkeypatch.setattr(loop, "FOLDS", 2)  # a1 and b1; a2
+    monkeypatch.setattr(watching, "FOLDS", 2)  # a1 and b1; a2
     engine = WatchedCenters()
     rows = watch(engine, make_plan(["A: a1 a2", "B: b1"])[0], progress=False)
     norms = {" ".join(subjects): norm for subjects, norm in zip(rows["subjects"], rows["update_norm"], strict=True)}
@@ -1271,12 +1271,12 @@ def test_the_same_seed_gives_the_same_ledger_apart_from_the_seconds(arms, cohort
     pd.testing.assert_frame_equal(again.predictions, arms[1]["qc"].predictions)
 
 
-def test_a_run_that_was_killed_is_begun_anew(arms, cohort, monkeypatch):
+def test_a_run_that_was_interrupted_after_a_cycle_is_continued(arms, cohort, monkeypatch):
     folder, results = arms
     tiny = open_study(cohort, folder)
 
-    def travel_half_way(engine, plan, **options):
-        travel(engine, plan[:1], **options)
+    def travel_half_way(engine, plan, *, closing_revisit=True, **options):
+        travel(engine, plan[:1], closing_revisit=False, **options)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -1540,7 +1540,7 @@ def test_a_run_folder_refuses_foreign_files_and_leaves_them(tmp_path):
 
 
 def test_a_run_killed_while_it_wrote_its_first_note_is_begun_anew(tmp_path):
-    (tmp_path / "run.partial").write_text("{")
+    (tmp_path / "partial.json").write_text("{")
     RunFolder(tmp_path, {"name": "qc"}).finish()
     assert RunFolder(tmp_path, {"name": "qc"}).finished
 
@@ -1554,13 +1554,13 @@ def test_before_the_first_cycle_nothing_was_verified(tmp_path):
     assert verification.empty
 
 
-def test_an_unfinished_run_folder_is_emptied_of_its_own_files_only(tmp_path):
+def test_an_unfinished_run_folder_keeps_what_it_holds(tmp_path):
     run = RunFolder(tmp_path, {"name": "qc"})
-    for path in (run.ledger_path, run.model_path(3), *(tmp_path / name for name in OWN), tmp_path / "notes.txt"):
+    paths = [run.ledger_path, run.model_path(3), *(tmp_path / name for name in OWN), tmp_path / "notes.txt"]
+    for path in paths:
         path.write_text("old")
-    again = RunFolder(tmp_path, {"name": "qc"})
-    assert not again.finished
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json"]
+    assert not RunFolder(tmp_path, {"name": "qc"}).finished
+    assert sorted(tmp_path.iterdir()) == sorted([*paths, tmp_path / "run.json"])
 
 
 def test_predictions_keep_the_names_of_centers_as_they_are(tmp_path):
