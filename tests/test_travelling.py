@@ -1520,6 +1520,24 @@ def test_an_arm_that_drifted_is_warned_of_when_it_is_run_and_when_it_is_read(arm
     assert not caplog.records, "what has come back is no decay"
 
 
+def test_a_pre_trained_model_that_calls_everybody_the_same_is_warned_of_before_the_rule_goes_by_it(
+    arms, cohort, tmp_path, caplog
+):
+    folder = tmp_path / "runs"
+    shutil.copytree(arms[0], folder)
+    tiny = open_study(cohort, folder)
+    for row, call in (((1, 0, 3, 3, 3), "healthy"), ((1, 3, 3, 0, 3), "diseased"), ((1, 1, 3, 3, 3), None)):
+        write_verification(tiny.pretrain().folder, (0, 1, 3, 1, 3), row)
+        caplog.clear()
+        tiny.run("qc", rule=STRICT)
+        told = [record.getMessage() for record in caplog.records if "calls every" in record.getMessage()]
+        assert [message.split(":")[0] for message in told] == (
+            [f"The pre-trained model calls every verification subject {call}"] if call else []
+        )
+        tiny.run("dirty")
+        assert sum("calls every" in record.getMessage() for record in caplog.records) == len(told), "no rule, no matter"
+
+
 # folders of runs
 
 

@@ -124,6 +124,13 @@ class Study:
         if isinstance(rule, str) and rule not in RULES:
             raise ValueError(f"rule must be a rule or one of {RULES}, got {rule!r}")
         start = self.pretrain()
+        floor = _read_floor(start)
+        if arm == "qc" and floor is not None and floor.one_call:
+            logging.getLogger(__name__).warning(
+                f"The pre-trained model calls every verification subject {floor.one_call}: whatever moves its scores "
+                "the other way looks like an improvement, harmful images too. A longer pre-training, or another "
+                "learning rate, would help."
+            )
         rule = self.make_rule(rule) if isinstance(rule, str) else rule
         run = self._open(name or arm, arm=arm, rule=rule)
         if not run.finished:
@@ -137,8 +144,6 @@ class Study:
             run.finish()
         read = self._read(name or arm, run)
         predictions = pd.concat([start.predictions.assign(arm=read.name), read.predictions])
-        last = start.verification.iloc[-1] if len(start.verification) else None
-        floor = None if last is None else Counts(*(int(last[name]) for name in ("fp", "n_neg", "fn", "n_pos")))
         arm = replace(read, predictions=predictions, floor=floor)
         for row in arm.drift.tail(1).query("risen != ''").itertuples():  # what rose and fell again is no decay
             logging.getLogger(__name__).warning(
@@ -229,6 +234,14 @@ class Study:
     def _read(self, name: str, run: RunFolder) -> Arm:
         ledger = Ledger.read(run.ledger_path).to_frame()
         return Arm(name, ledger, run.read_predictions(), run.read_verification(), run.path)
+
+
+def _read_floor(start: Arm) -> Counts | None:
+    """Return the verification counts of the pre-trained model, None if there was no pre-training."""
+    if start.verification.empty:
+        return None
+    last = start.verification.iloc[-1]
+    return Counts(*(int(last[name]) for name in ("fp", "n_neg", "fn", "n_pos")))
 
 
 def _hold_back(cohort: Cohort, pretrain_on: str | Collection[str]) -> frozenset[str]:
