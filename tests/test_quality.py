@@ -52,6 +52,22 @@ def test_a_rate_without_a_denominator_is_not_a_number():
     assert np.isnan(add_counts({}).rates()).all()
 
 
+@pytest.mark.parametrize(
+    ("counts", "call"),
+    [
+        (Counts(0, 4, 5, 5), "healthy"),
+        (Counts(4, 4, 0, 5), "diseased"),
+        (Counts(1, 4, 5, 5), ""),
+        (Counts(0, 4, 4, 5), ""),
+        (Counts(4, 4, 5, 5), ""),
+        (Counts(0, 4, 0, 0), ""),
+        (Counts(0, 0, 5, 5), ""),
+    ],
+)
+def test_a_model_that_calls_everybody_the_same_is_told_by_its_counts(counts, call):
+    assert counts.one_call == call
+
+
 @pytest.mark.parametrize("numbers", [(3, 2, 0, 1), (-1, 2, 0, 1), (0, 1, 2, 1), (0, 1, -1, 1), (0, -1, 0, 0)], ids=str)
 def test_counts_beyond_their_denominator_are_refused(numbers):
     with pytest.raises(ValueError, match="expected 0 <= fp <= n_neg and 0 <= fn <= n_pos, got Counts"):

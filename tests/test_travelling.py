@@ -14,7 +14,7 @@ import pytest
 from dqc_lib.cohort import Cohort, read_bids, write_bids
 from dqc_lib.fisher import FLOOR, GradientScale
 from dqc_lib.ledger import Ledger
-from dqc_lib.networks import build_sfcn
+from dqc_lib.networks import build_sfcn, load_sfcn
 from dqc_lib.quality import CalibratedRule, Counts, DriftGuard, PublishedRule, Verdict, WatchingRule, replay
 from dqc_lib.travelling import (
     Cycle,
@@ -1264,11 +1264,16 @@ def test_two_arms_under_one_name_are_two_runs(arms, cohort, monkeypatch):
     assert len(list(folder.glob("mine-*"))) == 2
 
 
-def test_the_same_seed_gives_the_same_ledger_apart_from_the_seconds(arms, cohort, tmp_path):
-    again = open_study(cohort, tmp_path).run("qc", rule=STRICT)
-    drop = {"columns": "seconds"}
-    pd.testing.assert_frame_equal(again.ledger.drop(**drop), arms[1]["qc"].ledger.drop(**drop))
-    pd.testing.assert_frame_equal(again.predictions, arms[1]["qc"].predictions)
+def test_the_same_seed_gives_every_arm_the_same_bits_again(arms, cohort, tmp_path):
+    again, drop = open_study(cohort, tmp_path), {"columns": "seconds"}
+    for name, arm in arms[1].items():
+        other = again.run(name, rule=STRICT if name == "qc" else None)
+        pd.testing.assert_frame_equal(other.ledger.drop(**drop), arm.ledger.drop(**drop), check_exact=True)
+        pd.testing.assert_frame_equal(other.predictions, arm.predictions, check_exact=True)
+        models = [load_sfcn(max(folder.glob("cycle-*.keras"))) for folder in (other.folder, arm.folder)]
+        state = [[*model.variables, *model.optimizer.variables] for model in models]
+        assert len(state[0]) == len(state[1]) > 20
+        assert all(np.array_equal(one, two) for one, two in zip(*state, strict=True)), name
 
 
 def test_a_run_that_was_interrupted_after_a_cycle_is_continued(arms, cohort, monkeypatch):
@@ -1518,6 +1523,24 @@ def test_an_arm_that_drifted_is_warned_of_when_it_is_run_and_when_it_is_read(arm
     caplog.clear()
     assert tiny.run("dirty").drift["risen"].tolist() == ["false positives and false negatives", ""]
     assert not caplog.records, "what has come back is no decay"
+
+
+def test_a_pre_trained_model_that_calls_everybody_the_same_is_warned_of_before_the_rule_goes_by_it(
+    arms, cohort, tmp_path, caplog
+):
+    folder = tmp_path / "runs"
+    shutil.copytree(arms[0], folder)
+    tiny = open_study(cohort, folder)
+    for row, call in (((1, 0, 3, 3, 3), "healthy"), ((1, 3, 3, 0, 3), "diseased"), ((1, 1, 3, 3, 3), None)):
+        write_verification(tiny.pretrain().folder, (0, 1, 3, 1, 3), row)
+        caplog.clear()
+        tiny.run("qc", rule=STRICT)
+        told = [record.getMessage() for record in caplog.records if "calls every" in record.getMessage()]
+        assert [message.split(":")[0] for message in told] == (
+            [f"The pre-trained model calls every verification subject {call}"] if call else []
+        )
+        tiny.run("dirty")
+        assert sum("calls every" in record.getMessage() for record in caplog.records) == len(told), "no rule, no matter"
 
 
 # folders of runs

@@ -55,6 +55,14 @@ class Counts:
         """Mean cross-entropy per verification subject; None where it was not asked for."""
         return None if self.loss_sum is None else self.loss_sum / max(1, self.n_neg + self.n_pos)
 
+    @property
+    def one_call(self) -> str:
+        """What the model calls every verification subject, "healthy" or "diseased"; "" if it tells them apart at all,
+        or they are of one diagnosis."""
+        if not (self.n_neg and self.n_pos):
+            return ""
+        return {(0, self.n_pos): "healthy", (self.n_neg, 0): "diseased"}.get((self.fp, self.fn), "")
+
     def rates(self, denominators: str = "standard") -> tuple[float, float]:
         """Return the false-positive and false-negative rate, NaN where the denominator is 0.
 

@@ -156,6 +156,13 @@ class Study:
         if name is not None:
             _check_name(name)
         start = self.pretrain()
+        floor = _read_floor(start)
+        if arm == "qc" and floor is not None and floor.one_call:
+            logging.getLogger(__name__).warning(
+                f"The pre-trained model calls every verification subject {floor.one_call}: whatever moves its scores "
+                "the other way looks like an improvement, harmful images too. A longer pre-training, or another "
+                "learning rate, would help."
+            )
         rule = self.make_rule(rule) if isinstance(rule, str) else rule
         run = self._open(name or arm, arm=arm, rule=rule)
         if not run.finished:
@@ -164,8 +171,6 @@ class Study:
                 self._compute_arm(run, arm=name or arm, rule=rule, exclude=exclude)
         read = self._read(name or arm, run)
         predictions = pd.concat([start.predictions.assign(arm=read.name), read.predictions])
-        last = start.verification.iloc[-1] if len(start.verification) else None
-        floor = None if last is None else Counts(*(int(last[name]) for name in ("fp", "n_neg", "fn", "n_pos")))
         arm = replace(read, predictions=predictions, floor=floor)
         for row in arm.drift.tail(1).query("risen != ''").itertuples():  # what rose and fell again is no decay
             logging.getLogger(__name__).warning(
@@ -284,6 +289,14 @@ def _check_name(name: str) -> None:
         )
     if len(name.encode()) > LONGEST_NAME:
         raise ValueError(f"name must take at most {LONGEST_NAME} bytes, as a folder's, got {len(name.encode())}")
+
+
+def _read_floor(start: Arm) -> Counts | None:
+    """Return the verification counts of the pre-trained model, None if there was no pre-training."""
+    if start.verification.empty:
+        return None
+    last = start.verification.iloc[-1]
+    return Counts(*(int(last[name]) for name in ("fp", "n_neg", "fn", "n_pos")))
 
 
 def _hold_back(cohort: Cohort, pretrain_on: str | Collection[str]) -> frozenset[str]:
