@@ -4,7 +4,9 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -246,6 +248,54 @@ def test_a_file_cut_in_the_middle_is_not_taken_for_a_whole_one(cohort, whole, mo
     one, other = (read_run(run.folder)[1] for run in (again, arm))
     for name, values in one.items():
         np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+CELL = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_resume import SCHEDULE
+from dqc_lib import PublishedRule, Study, read_bids
+study = Study(read_bids({cohort!r}), schedule=SCHEDULE, folder={folder!r})
+arm = study.run("qc", rule=PublishedRule(tolerance=0.0), name="interrupted")
+"""
+
+
+def test_a_cell_interrupted_in_the_middle_of_a_cycle_goes_on_when_it_is_called_again(cohort, whole):
+    from jupyter_client.manager import start_new_kernel
+
+    expected = open_study(cohort, whole).run("qc", rule=PublishedRule(tolerance=0.0), name="unhindered")
+    n_first = int((expected.ledger["cycle"] == expected.ledger["cycle"].min()).sum())
+    code = CELL.format(tests=str(Path(__file__).parent), cohort=str(cohort.root), folder=str(whole))
+    manager, client = start_new_kernel()
+    try:
+        asked = client.execute(code)
+        while not any(count_lines(path) > n_first for path in whole.glob("interrupted-*/ledger.jsonl")):
+            assert manager.is_alive()
+            time.sleep(0.001)
+        manager.interrupt_kernel()
+        reply = client.get_shell_msg(timeout=120)
+        while reply["parent_header"]["msg_id"] != asked:  # what the kernel said of itself before
+            reply = client.get_shell_msg(timeout=120)
+        assert reply["content"].get("ename") == "KeyboardInterrupt", reply["content"]
+        (folder,) = whole.glob("interrupted-*")
+        assert n_first < count_lines(folder / "ledger.jsonl") < len(expected.ledger)
+        shown = []
+        hook = {"output_hook": lambda message: shown.append(json.dumps(message["content"]))}
+        reply = client.execute_interactive(code, **hook)
+        assert reply["content"]["status"] == "ok", shown
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    n_batches = sum(len(visit.batches) for cycle in open_study(cohort, whole).plan[3:] for visit in cycle.visits)
+    assert any(f"{n_batches // 3}/{n_batches}" in text for text in shown), "the bar begins after the first cycle"
+    frame, weights, _, _ = read_run(folder)
+    pd.testing.assert_frame_equal(frame, read_run(expected.folder)[0])
+    for name, values in read_run(expected.folder)[1].items():
+        np.testing.assert_array_equal(weights[name], values, err_msg=name)
+
+
+def count_lines(path):
+    return path.read_bytes().count(b"\n")
 
 
 # one folder, one process
