@@ -142,6 +142,7 @@ def travel(
 def _catch_up(journey: _Journey, completed: tuple[Cycle, ...], ahead: tuple[Cycle, ...]) -> None:
     """Take over what the ledger says of the completed cycles, and lay ready what it says of those ahead."""
     behind, numbers = {cycle.number for cycle in completed}, {cycle.number for cycle in ahead}
+    journey.cycle = max(behind, default=0)  # for a closing revisit that is all there is to come
     for row in journey.ledger:
         if row["stage"] == "closing" or row["stage"] == journey.stage and row["cycle"] in numbers:
             journey.written.append(row)
