@@ -426,9 +426,16 @@ def make_content(rows, *, auroc=0.8):
 
 
 def make_cell(
-    rows=(("known", "a", 0, 0),), *, scenario="clean start", kind="inversion", seed=0, rule="calibrated", **more
+    rows=(("known", "a", 0, 0),),
+    *,
+    scenario="clean start",
+    kind="inversion",
+    seed=0,
+    rule="calibrated",
+    n_centers=2,
+    **more,
 ):
-    task = {"scenario": scenario, "kind": kind, "seed": seed, "n_centers": 2}
+    task = {"scenario": scenario, "kind": kind, "seed": seed, "n_centers": n_centers}
     return {"task": task, "rule": rule, **make_content(rows, **more)}
 
 
@@ -526,9 +533,11 @@ def test_the_83_centers_are_compared_with_their_own_clean_arm():
         make_cell(scenario="no harm", kind="none", rule="clean", auroc=0.9),
         make_cell(scenario="83 centers", rule="clean", auroc=0.7),
         make_cell(scenario="83 centers", auroc=0.69),
+        make_cell(scenario="83 centers", rule="published 0.02", n_centers=1, auroc=0.6),
     ]
     found = compare_arms(tabulate(rows)["runs"]).set_index(["scenario", "rule"])["difference"]
     assert found["83 centers", "calibrated"] == pytest.approx(-0.01)
+    assert ("83 centers", "published 0.02") not in found, "its clean arm would do without another center's images"
 
 
 def make_scores(scores, *, seed=0):

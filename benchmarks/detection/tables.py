@@ -175,12 +175,14 @@ def compare_arms(runs: pd.DataFrame) -> pd.DataFrame:
     seeds and 95 % interval.
 
     The clean arm is that of "no harm": it trains on all images, before they were harmed. On the cohort of 83 centers
-    there is none of that, and it is the one without the harmful images. Cells without a clean arm are left out.
+    there is none of that, and it is the one without the images harmed in the same row. Cells without a clean arm are
+    left out.
     """
     large = runs["scenario"] == "83 centers"
+    runs = runs.assign(without=runs["n_centers"].where(large, 0))  # whose harm the clean arm does without
     clean = runs[(runs["rule"] == "clean") & ((runs["scenario"] == "no harm") | large)]
-    clean = clean.assign(large=large)[["large", "seed", "auroc"]].rename(columns={"auroc": "clean"})
-    rows = runs.assign(large=large).merge(clean, on=["large", "seed"], how="inner")
+    clean = clean[["without", "seed", "auroc"]].rename(columns={"auroc": "clean"})
+    rows = runs.merge(clean, on=["without", "seed"], how="inner")
     rows["difference"] = rows["auroc"].astype(float) - rows["clean"].astype(float)
     out = []
     for names, part in rows.dropna(subset="difference").groupby(KEYS[:-1]):

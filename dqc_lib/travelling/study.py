@@ -159,9 +159,9 @@ class Study:
         floor = _read_floor(start)
         if arm == "qc" and floor is not None and floor.one_call:
             logging.getLogger(__name__).warning(
-                f"The pre-trained model calls every verification subject {floor.one_call}: whatever moves its scores "
-                "the other way looks like an improvement, harmful images too. A longer pre-training, or another "
-                "learning rate, would help."
+                f"The pre-trained model calls every verification subject {floor.one_call}: it has not settled, and "
+                "what is unusual to it can change as it moves on, so that harmful images are missed. Another length of "
+                "the pre-training, or another learning rate, may help."
             )
         rule = self.make_rule(rule) if isinstance(rule, str) else rule
         run = self._open(name or arm, arm=arm, rule=rule)
