@@ -6,6 +6,7 @@ not import Keras.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -55,6 +56,18 @@ def import_keras():
                 os.dup2(before, 2)
                 os.close(before)
     return sys.modules["keras"]
+
+
+def name_backend() -> str:
+    """Return the backend that Keras runs on or will, without starting it, which takes seconds."""
+    if "keras" in sys.modules:
+        return sys.modules["keras"].backend.backend()
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    try:
+        chosen = json.loads((home / "keras.json").read_text(encoding="utf-8")).get("backend")
+    except (OSError, ValueError, AttributeError):
+        chosen = None
+    return os.environ.get("KERAS_BACKEND") or chosen or "tensorflow"
 
 
 @lru_cache(maxsize=1)

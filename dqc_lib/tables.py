@@ -64,6 +64,6 @@ def read_table(path: Path, **options: Any) -> pd.DataFrame:
     **options
         Of `pandas.read_csv`, such as the columns that are texts whatever they look like.
     """
-    table = pd.read_csv(path, **options)
+    table = pd.read_csv(path, float_precision="round_trip", **options)
     table.columns = [unguard_text(name) for name in table.columns]
     return table.map(lambda value: unguard_text(value) if isinstance(value, str) else value)

@@ -1,6 +1,9 @@
 """Networks: the published architecture, normalization that freezes, and snapshots that replay bit for bit."""
 
 import gc
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +12,9 @@ from dqc_lib import snapshots
 from dqc_lib.networks import (
     build_sfcn,
     freeze_normalization,
+    import_keras,
     load_sfcn,
+    name_backend,
     recalibrate_normalization,
 )
 from dqc_lib.snapshots import restore_snapshot, take_snapshot
@@ -401,3 +406,21 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     model.save(tmp_path / "lambda.keras")
     with pytest.raises(ValueError, match="it names 'Lambda' of 'keras.layers'; expected the layers of an SFCN alone"):
         load_sfcn(tmp_path / "lambda.keras")
+
+
+def test_the_backend_is_known_before_keras_is_started(tmp_path):
+    code = "import sys; from dqc_lib.networks import name_backend; print(name_backend(), 'keras' in sys.modules)"
+
+    def ask(**settings):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KERAS_")} | settings
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert ask(KERAS_HOME=str(tmp_path)) == ["tensorflow", "False"]
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    assert ask(KERAS_HOME=str(tmp_path)) == ["jax", "False"]
+    assert ask(KERAS_HOME=str(tmp_path), KERAS_BACKEND="torch") == ["torch", "False"]
+    (tmp_path / "keras.json").write_text("[]")
+    assert ask(KERAS_HOME=str(tmp_path)) == ["tensorflow", "False"]
+    keras = import_keras()
+    assert name_backend() == keras.backend.backend()

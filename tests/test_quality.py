@@ -23,6 +23,7 @@ from dqc_lib.quality import (
     rank_among,
     replay,
 )
+from dqc_lib.quality.rules import describe_rule
 
 # counts
 
@@ -849,3 +850,31 @@ def test_an_empty_ledger_replays_to_nothing():
     assert list(replayed.columns) == [
         "cycle", "level", "center", "subjects", "n", "decision", "harmful", "replayed_harmful",
     ]  # fmt: skip
+
+
+# rules as texts
+
+
+def test_a_rule_is_told_alike_by_every_process():
+    rule = PublishedRule(tolerance=0.02)
+    assert describe_rule(rule) == repr(rule)
+    asks = frozenset({"update norm", "loss", "a", "b", "c"})
+    told = describe_rule(WatchingRule(asks=asks))
+    assert told == (
+        "WatchingRule(verifies=True, asks=frozenset({'a', 'b', 'c', 'loss', 'update norm'}), isolates=False)"
+    )
+
+
+class Nameless:
+    asks, isolates = frozenset(), False
+
+
+class Named(Nameless):
+    def __repr__(self):
+        return "Named()"
+
+
+def test_a_rule_that_tells_where_it_lies_instead_of_what_it_is_is_refused():
+    assert describe_rule(Named()) == "Named()"
+    with pytest.raises(ValueError, match=r"the rule is <.*Nameless object at 0x.*make it a dataclass, or give it"):
+        describe_rule(Nameless())

@@ -90,6 +90,35 @@ def test_a_run_cut_at_any_attempt_goes_on_to_the_same_ledger_docket_and_model(ru
             assert again.steps == engine.steps
 
 
+def test_a_norm_that_is_no_number_comes_out_as_it_is_written(tmp_path, monkeypatch):
+    rule, path, saved = CalibratedRule(limit=1.0), tmp_path / "ledger.jsonl", []
+
+    def make_diverged():
+        engine = make_engine(rule)
+        engine.norms = dict.fromkeys(engine.norms, float("nan"))
+        return engine
+
+    whole, _ = travel_to(make_diverged(), Ledger(), rule, saved=[])
+    with monkeypatch.context() as patched, pytest.raises(CutError):
+        cut_at(patched, Ledger, "append", 4, after=True)
+        travel_to(make_diverged(), Ledger(path), rule, saved=saved)
+    assert np.isnan(Ledger.read(path).rows[0]["update_norm"])
+    again, _ = travel_to(make_diverged(), Ledger(path), rule, saved=saved, completed=len(saved))
+    pd.testing.assert_frame_equal(again.to_frame().drop(columns="seconds"), whole.to_frame().drop(columns="seconds"))
+
+
+@pytest.mark.parametrize("lines", [slice(0, -1), slice(1, None), slice(0, 0)], ids=["last", "first", "all"])
+def test_a_ledger_without_lines_of_a_cycle_whose_model_is_there_is_refused(lines, tmp_path):
+    rule, path, saved = PublishedRule(tolerance=0.05), tmp_path / "ledger.jsonl", []
+    travel_to(make_engine(rule), Ledger(path), rule, saved=saved)
+    rows = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["cycle"] == 0]
+    path.write_text("".join(rows[lines]))
+    before, engine = path.read_bytes(), make_engine(rule)
+    with pytest.raises(ValueError, match=r"ledger.jsonl: the attempts of cycle 0 are not all there, or others are"):
+        travel_to(engine, Ledger(path), rule, saved=saved, completed=1)
+    assert path.read_bytes() == before and "train" not in engine.names()
+
+
 def test_what_the_ledger_has_counts_of_is_not_verified_again(tmp_path, monkeypatch):
     rule, path, saved = PublishedRule(tolerance=0.05), tmp_path / "ledger.jsonl", []
     with monkeypatch.context() as patched, pytest.raises(CutError):
@@ -188,7 +217,8 @@ def insist(work, monkeypatch, owner, name, *, step=1, after=False):
 
 @pytest.mark.parametrize(
     ("rule", "verifying"),
-    [(PublishedRule(tolerance=0.0), "full"), (PublishedRule(tolerance=0.0), "nearest"), ("calibrated", "full")],
+    [(PublishedRule(tolerance=0.0), "full"), (PublishedRule(tolerance=0.0), "nearest")]
+    + [("calibrated", "full"), ("calibrated", "nearest")],
 )
 def test_an_arm_cut_at_its_attempts_ends_as_one_that_was_not(rule, verifying, cohort, whole, monkeypatch):
     arm = open_study(cohort, whole, verifying=verifying).run("qc", rule=rule, name="undisturbed")
@@ -353,6 +383,14 @@ def test_an_image_that_cannot_be_read_is_no_matter_of_the_folder(tmp_path):
     run = RunFolder(tmp_path / "run", {"name": "qc"})
     with pytest.raises(PermissionError, match="^.Errno 13. Permission denied: '/elsewhere/image.nii'$"), run.open():
         raise PermissionError(13, "Permission denied", "/elsewhere/image.nii")
+
+
+def test_an_image_on_a_failing_disk_is_no_matter_of_the_folder_either(tmp_path):
+    run = RunFolder(tmp_path / "run", {"name": "qc"})
+    with pytest.raises(OSError, match="^.Errno 5. Input/output error$"), run.open():
+        raise OSError(5, "Input/output error")
+    with pytest.raises(OSError, match=r"run: .*No space left on device; 0 attempts and .* are kept"), run.open():
+        raise OSError(28, "No space left on device")
 
 
 def test_the_progress_bar_goes_on_where_the_run_was(capsys):

@@ -2,10 +2,12 @@
 
 import json
 import math
+import os
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -1580,10 +1582,40 @@ def test_before_the_first_cycle_nothing_was_verified(tmp_path):
 def test_an_unfinished_run_folder_keeps_what_it_holds(tmp_path):
     run = RunFolder(tmp_path, {"name": "qc"})
     paths = [run.ledger_path, run.model_path(3), *(tmp_path / name for name in OWN), tmp_path / "notes.txt"]
-    for path in paths:
-        path.write_text("old")
-    assert not RunFolder(tmp_path, {"name": "qc"}).finished
-    assert sorted(tmp_path.iterdir()) == sorted([*paths, tmp_path / "run.json"])
+    with run.open():
+        for path in paths:
+            path.write_text("old")
+    with (again := RunFolder(tmp_path, {"name": "qc"})).open():
+        assert not again.finished
+    assert {path.name for path in paths} | {"run.json"} == {path.name for path in tmp_path.iterdir()} - {"run.lock"}
+    assert all(path.read_text() == "old" for path in paths)
+
+
+def test_a_process_that_looked_before_the_run_was_finished_leaves_it_finished(tmp_path):
+    first, second = (RunFolder(tmp_path, {"name": "qc"}) for _ in range(2))
+    with first.open():
+        for cycle in (999, 1000):
+            first.model_path(cycle).write_text(f"after cycle {cycle}")
+        (tmp_path / "closing.keras").write_text("after the closing revisit")
+        first.finish()
+    with second.open():
+        assert second.finished
+    RunFolder(tmp_path, {"name": "qc"})
+    texts = {path.name: path.read_text() for path in tmp_path.glob("*.keras")}
+    assert texts == {"cycle-999.keras": "after cycle 999", "cycle-1000.keras": "after the closing revisit"}
+
+
+def test_a_model_is_saved_when_the_lines_that_led_to_it_lie_on_the_disk(tmp_path, monkeypatch):
+    run, settled = RunFolder(tmp_path, {"name": "qc"}), []
+    monkeypatch.setattr(os, "fsync", lambda number: settled.append(os.readlink(f"/proc/self/fd/{number}")))
+    engine = SimpleNamespace(
+        save=lambda path: settled.append("saved"),
+        score=lambda role: pd.DataFrame({"subject": ["a"], "diagnosis": [1], "score": [0.5]}),
+    )
+    run.ledger_path.touch()
+    monkeypatch.setattr(Path, "replace", lambda self, other: None)
+    run.record_cycle(engine, arm="qc", cycle=0, counts=Counts(0, 1, 0, 1))
+    assert str(run.ledger_path.resolve()) in settled[: settled.index("saved")]
 
 
 def test_predictions_keep_the_names_of_centers_as_they_are(tmp_path):

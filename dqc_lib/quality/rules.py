@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Protocol
 
 from dqc_lib.arguments import require_number, require_text, show_value
@@ -48,6 +49,37 @@ def check_rule(rule: object) -> None:
     for name in ("asks", "isolates", "suspects", "judge"):
         if isinstance(rule, type) or not hasattr(rule, name):
             raise TypeError(f"rule must be one such as PublishedRule(), with {name!r}, got {show_value(rule)}")
+
+
+def describe_rule(rule: object) -> str:
+    """Return a rule as a text that every process gives it, by which its run is found again.
+
+    Raises
+    ------
+    ValueError
+        If its `repr` tells where it lies in memory instead of what it is.
+
+    Examples
+    --------
+    >>> describe_rule(WatchingRule(asks=frozenset({"update norm", "loss"})))
+    "WatchingRule(verifies=True, asks=frozenset({'loss', 'update norm'}), isolates=False)"
+    """
+    text = repr(rule)
+    if is_dataclass(rule):
+        parts = [f"{field.name}={_describe(getattr(rule, field.name))}" for field in fields(rule)]
+        text = f"{type(rule).__qualname__}({', '.join(parts)})"
+    if re.search(r" at 0x[0-9a-fA-F]+>", text):
+        raise ValueError(
+            f"the rule is {text}, which says where it lies and not what it is, so that its run would not be found "
+            "again; make it a dataclass, or give it a __repr__"
+        )
+    return text
+
+
+def _describe(value: object) -> str:
+    if not isinstance(value, frozenset | set) or not value:
+        return repr(value)
+    return f"{type(value).__name__}({{{', '.join(sorted(map(repr, value)))}}})"  # a set prints in any order
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,9 @@ class LocalCenters:
         that it rejects are foreseen in part. With "nearest" those of any attempt may be, and a decision may be another.
         Either compares the scores of all centers in one place, which centers that share counts alone could not do, and
         takes it that the model is changed by nobody but this class.
+    batch_size : int
+        How many images a step is expected to have at most: where a backend compiles for every number of them (JAX),
+        fewer are filled up to it. Unless it is given, the largest step so far counts.
 
     Attributes
     ----------
@@ -88,6 +91,7 @@ class LocalCenters:
         volumes: VolumeCache | None = None,
         threshold: float = 0.5,
         verifying: str = "full",
+        batch_size: int = 1,
     ) -> None:
         require_number("threshold", threshold)
         if not math.isfinite(threshold):
@@ -109,7 +113,7 @@ class LocalCenters:
         self._resident: list | None = None
         self._outlook: Outlook | None = None
         self._moved = True  # since the outlook was made
-        self._most = 1  # images in a step so far
+        self._most = batch_size
         self.passes = 0
         self._probe: LogitProbe | None = None
         self._unit = 1.0

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from dqc_lib.ledger import COLUMNS, COUNTS, Ledger
+from dqc_lib.ledger import COLUMNS, COUNTS, LEVELS, Ledger
 from dqc_lib.quality import Counts, Docket, Rule, Verdict, WatchingRule, add_counts
 from dqc_lib.travelling.engine import Engine
 from dqc_lib.travelling.plan import Cycle
@@ -107,7 +107,8 @@ def travel(
     Raises
     ------
     ValueError
-        If an attempt that is gone through again does not come out as the ledger has it.
+        If the ledger does not hold the completed cycles whole, or an attempt that is gone through again does not come
+        out as it has it.
     """
     from tqdm.auto import tqdm
 
@@ -126,7 +127,9 @@ def travel(
         docket = Docket(revisit_after, homes)
         journey = _Journey(engine, rule or WatchingRule(verifies=False), ledger, docket, stage, bar)
         journey.look_again = look_again
-        _catch_up(journey, cycles[:completed], cycles[completed:])
+        _catch_up(journey, cycles[:completed], cycles[completed:], out)
+        if completed and look_again and rule is not None:
+            journey.verify()  # as when the last of them ended, so that as much is foreseen from here on
         for cycle in cycles[completed:]:
             _travel_cycle(journey, cycle, out)
             _end_cycle(journey, after_cycle)
@@ -139,19 +142,35 @@ def travel(
     return ledger, docket
 
 
-def _catch_up(journey: _Journey, completed: tuple[Cycle, ...], ahead: tuple[Cycle, ...]) -> None:
+def _catch_up(
+    journey: _Journey, completed: tuple[Cycle, ...], ahead: tuple[Cycle, ...], exclude: frozenset[str]
+) -> None:
     """Take over what the ledger says of the completed cycles, and lay ready what it says of those ahead."""
-    behind, numbers = {cycle.number for cycle in completed}, {cycle.number for cycle in ahead}
-    journey.cycle = max(behind, default=0)  # for a closing revisit that is all there is to come
+    rows = defaultdict(list)
     for row in journey.ledger:
-        if row["stage"] == "closing" or row["stage"] == journey.stage and row["cycle"] in numbers:
-            journey.written.append(row)
-        elif row["stage"] == journey.stage and row["cycle"] in behind:
+        if row["stage"] in (journey.stage, "closing"):
+            rows[row["stage"], row["cycle"]].append(row)
+    for cycle in completed:
+        journey.cycle = cycle.number  # for a closing revisit that is all there is to come
+        admitted = [tuple(journey.docket.admit(batch)) for visit in cycle.visits for batch in visit.batches]
+        wanted = [left for batch in admitted if (left := tuple(name for name in batch if name not in exclude))]
+        due, found = journey.docket.call(cycle.number), rows[journey.stage, cycle.number]
+        for row in found:
             journey.decisions[row["decision"]] += 1
             if row["decision"] == "deferred":
                 journey.docket.defer(row["subjects"][0], cycle=row["cycle"])
             elif row["level"] == "revisit":
                 journey.docket.close(row["subjects"][0], harmful=row["decision"] == "eliminated")
+        tried = {level: [tuple(row["subjects"]) for row in found if row["level"] == level] for level in LEVELS}
+        split = [name for row in found if row["decision"] == "split" for name in row["subjects"]]
+        if tried != {"batch": wanted, "single": [(name,) for name in split], "revisit": [(name,) for name in due]}:
+            raise ValueError(
+                f"{_place(journey.ledger)}the attempts of cycle {cycle.number} are not all there, or others are, "
+                "though its model is; the run cannot be continued: choose another folder"
+            )
+    for cycle in ahead:
+        journey.written.extend(rows[journey.stage, cycle.number])
+    journey.written.extend(row for (stage, _), found in rows.items() if stage == "closing" for row in found)
 
 
 def _travel_cycle(journey: _Journey, cycle: Cycle, exclude: frozenset[str]) -> None:
@@ -250,13 +269,20 @@ def _read_counts(row: Mapping[str, Any]) -> tuple[_Reading, _Reading] | None:
 def _compare(row: Mapping[str, Any], written: Mapping[str, Any], ledger: Ledger) -> None:
     """Raise a ValueError unless the attempt came out as it is written."""
     for name, value in row.items():
-        if name != "seconds" and value != written[name]:
-            where = "" if ledger.path is None else f"{ledger.path}: "
+        if name != "seconds" and not _is_same(value, written[name]):
             raise ValueError(
-                f"{where}attempt on {row['subjects']} in cycle {row['cycle']}: {name} is {written[name]!r} in the "
-                f"ledger and {value!r} now; the run was begun by other code or on another kind of machine and cannot "
-                "be continued here: choose another folder"
+                f"{_place(ledger)}attempt on {row['subjects']} in cycle {row['cycle']}: {name} is {written[name]!r} in "
+                f"the ledger and {value!r} now; the run was begun by other code or on another kind of machine and "
+                "cannot be continued here: choose another folder"
             )
+
+
+def _place(ledger: Ledger) -> str:
+    return "" if ledger.path is None else f"{ledger.path}: "
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    return value == other or value != value and other != other  # no norm of a model that diverged is a number
 
 
 def _is_close(rule: Rule, n: int, norm: float | None, *, pooled: bool) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import takewhile
@@ -28,9 +29,10 @@ from dqc_lib.travelling.local import LocalCenters
 from dqc_lib.travelling.plan import Cycle
 from dqc_lib.volumes import VolumeCache
 
-CLOSING = "closing.keras"
+CLOSING, LOCK = "closing.keras", "run.lock"
 NOTE = {"settings": dict, "finished": bool}  # what run.json holds
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+UNWRITABLE = FULL | {errno.EACCES, errno.EPERM, errno.EIO}
 
 
 class RunFolder:
@@ -73,7 +75,7 @@ class RunFolder:
                 raise ValueError(
                     f"{self.path} holds another run, with other {', '.join(keys)}; choose another folder or remove it"
                 )
-        elif self.path.exists() and any(file.name != "partial.json" for file in self.path.iterdir()):
+        elif self.path.exists() and not {file.name for file in self.path.iterdir()} <= {LOCK, "partial.json"}:
             raise ValueError(f"{self.path} holds files that are not a run (no run.json); choose an empty folder")
         self._settings = wanted
         if self.finished:
@@ -81,7 +83,6 @@ class RunFolder:
         else:
             with self._explain():
                 self.path.mkdir(parents=True, exist_ok=True)
-                self._write_note(finished=False)
 
     @property
     def finished(self) -> bool:
@@ -105,7 +106,9 @@ class RunFolder:
         from filelock import FileLock, Timeout
 
         try:
-            with self._explain(), FileLock(self.path / "run.lock", timeout=0):
+            with self._explain(), FileLock(self.path / LOCK, timeout=0):
+                if not self._note.exists():
+                    self._write_note(finished=False)
                 yield
         except Timeout:
             raise RuntimeError(
@@ -117,16 +120,17 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            if error.errno not in UNWRITABLE or not self._holds(error.filename):
+            unnamed = error.filename is None and error.errno in FULL  # which can only be of something written
+            if not (unnamed or error.errno in UNWRITABLE and self._holds(error.filename)):
                 raise  # an image that cannot be read, say
             n = self.ledger_path.read_bytes().count(b"\n") if self.ledger_path.is_file() else 0
-            kept = f"{n} attempts and the models of {len(self._list_models())} cycles are kept"
+            kept = f"{n} attempts and the models of {len(list_models(self.path))} cycles are kept"
             raise OSError(
                 error.errno, f"{self.path}: {error}; {kept}: run it again when the folder can be written"
             ) from error
 
     def _holds(self, path: str | None) -> bool:
-        return path is None or Path(path).absolute().is_relative_to(self.path.absolute())
+        return path is not None and Path(path).absolute().is_relative_to(self.path.absolute())
 
     def count_completed(self, cycles: Sequence[Cycle]) -> int:
         """Return how many of the cycles, from the first on, have left their model."""
@@ -140,11 +144,8 @@ class RunFolder:
     def _promote_last_model(self) -> None:
         """Give the model of the closing revisit the place of the last cycle's, which had to stay until the end: from it
         the closing revisit could be gone through again."""
-        if (closing := self.path / CLOSING).exists():
-            closing.replace(max(self._list_models()))
-
-    def _list_models(self) -> list[Path]:
-        return list(self.path.glob("cycle-*.keras"))
+        with suppress(FileNotFoundError):  # there was none, or another process that reads the run was first
+            (self.path / CLOSING).replace(list_models(self.path)[-1])
 
     def _write_note(self, *, finished: bool) -> None:
         note = {"finished": finished, "settings": self._settings}
@@ -171,6 +172,9 @@ class RunFolder:
             before = before.query("cycle != @cycle")
             table = pd.concat([before, rows] if len(before) else [rows])
             write_aside(self.path / name, partial(write_table, table))
+        if self.ledger_path.exists():  # no model without the lines that led to it, not even after a power cut
+            with self.ledger_path.open("r+b") as stream:
+                os.fsync(stream.fileno())
         path = self.model_path(cycle)
         write_aside(self.path / CLOSING if path.exists() else path, engine.save)
 
@@ -189,6 +193,15 @@ class RunFolder:
         names = dict.fromkeys(("subject", "center", "scanner", "arm"), str)  # "007" and "NA" are names too
         options = {"dtype": names, "keep_default_na": False, "na_values": {"score": [""]}}
         return _read_table(path, whole=("cycle", "diagnosis"), real=("score",), texts=("subject", "arm"), **options)
+
+
+def list_models(folder: Path) -> list[Path]:
+    """Return the models of a run's cycles, in their order."""
+    return sorted(folder.glob("cycle-*.keras"), key=_read_number)
+
+
+def _read_number(path: Path) -> int:
+    return int(path.stem.removeprefix("cycle-"))
 
 
 def write_aside(path: Path, write: Callable[[Path], object]) -> None:
@@ -311,7 +324,7 @@ class Arm:
         met = set(self.ledger["subjects"].explode()) & set(rows["subject"])
         if met:
             raise ValueError(f"the arm {self.name!r} has met {len(met)} of the subjects, {min(met)!r} first")
-        paths = sorted(self.folder.glob("cycle-*.keras"))
+        paths = list_models(self.folder)
         if not paths:
             raise FileNotFoundError(f"{self.folder} holds no model of any cycle; expected the folder of a finished run")
         model = load_sfcn(paths[0])
@@ -321,5 +334,5 @@ class Arm:
         for path in paths:
             load_weights(model, path)  # into the same model, whose graph is built once
             scores = predict_subjects(model, volumes, list(rows["subject"]))
-            parts.append(rows.assign(score=scores, arm=self.name, cycle=int(path.stem.removeprefix("cycle-"))))
+            parts.append(rows.assign(score=scores, arm=self.name, cycle=_read_number(path)))
         return pd.concat(parts, ignore_index=True)

@@ -17,9 +17,9 @@ from dqc_lib.arguments import require_kind, require_names, require_path, require
 from dqc_lib.cohort import Cohort, check_roles
 from dqc_lib.fisher import GradientScale
 from dqc_lib.ledger import Ledger
-from dqc_lib.networks import build_sfcn, load_sfcn
+from dqc_lib.networks import build_sfcn, load_sfcn, name_backend
 from dqc_lib.quality import CalibratedRule, Counts, PublishedRule, Rule
-from dqc_lib.quality.rules import check_rule
+from dqc_lib.quality.rules import check_rule, describe_rule
 from dqc_lib.travelling.local import LocalCenters, check_verifying
 from dqc_lib.travelling.loop import travel
 from dqc_lib.travelling.plan import Schedule
@@ -227,7 +227,8 @@ class Study:
         return engine
 
     def _make_engine(self, model: keras.Model, *, verifying: str = "full") -> LocalCenters:
-        return LocalCenters(self.cohort, model, volumes=self.volumes, verifying=verifying)
+        options = {"verifying": verifying, "batch_size": self.schedule.batch_size}
+        return LocalCenters(self.cohort, model, volumes=self.volumes, **options)
 
     def _travel(self, run: RunFolder, engine: LocalCenters, cycles, *, arm: str, **options) -> None:
         travel(
@@ -251,10 +252,11 @@ class Study:
         settings = {
             "name": name,
             "arm": arm,
-            "rule": repr(rule),
+            "rule": repr(rule) if rule is None else describe_rule(rule),
             "schedule": asdict(self.schedule),
             "held_back": sorted(self.held_back),
             "versions": {name: version(name) for name in ("dqc-lib", "keras")} | {"method": METHOD},
+            "backend": name_backend(),
             "cohort": sha256(table.drop(columns="path").assign(image=images).to_csv(index=False).encode()).hexdigest(),
             "order": sha256(repr(self.plan).encode()).hexdigest(),
         }

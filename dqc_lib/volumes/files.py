@@ -160,7 +160,8 @@ def _read_image(path: Path, where: str, orientation: str | None) -> tuple[np.nda
         raise ValueError(f"orientation is {orientation!r}; expected three letters such as 'RAS', one of each axis")
     try:
         with _without_warnings():
-            image = sitk.ReadImage(str(path))
+            # by name: otherwise whichever reader knows the file comes first, and HDF5 allows a NIfTI header before it
+            image = sitk.ReadImage(str(path), imageIO="NiftiImageIO")
             if orientation is not None:
                 image = sitk.DICOMOrient(image, orientation)
     except RuntimeError as error:
