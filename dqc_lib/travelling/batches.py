@@ -55,9 +55,14 @@ def make_batches(volumes: VolumeCache, subjects: list[str]) -> Iterator:
     """Yield the images in batches, kept where the backend keeps its tensors; only the last may have been filled up."""
     import keras
 
-    most = _count_at_once(volumes.shape)
+    most = count_at_once(volumes.shape)
     for images in volumes.stream(_cut_into_chunks(subjects, volumes.shape)):
         yield keras.ops.convert_to_tensor(fill_up(images, (min(FEW, most), most)))
+
+
+def count_at_once(shape: tuple[int, int, int]) -> int:
+    """Return how many images of a shape are passed at once."""
+    return min(CHUNK, max(1, CHUNK_VOXELS // math.prod(shape)))
 
 
 def fits(volumes: VolumeCache, n: int) -> bool:
@@ -95,10 +100,6 @@ def _compiles_each_size() -> bool:
     return keras.backend.backend() == "jax"
 
 
-def _count_at_once(shape: tuple[int, int, int]) -> int:
-    return min(CHUNK, max(1, CHUNK_VOXELS // math.prod(shape)))
-
-
 def _cut_into_chunks(names: list[str], shape: tuple[int, int, int]) -> list[list[str]]:
-    size = _count_at_once(shape)
+    size = count_at_once(shape)
     return [names[at : at + size] for at in range(0, len(names), size)]
