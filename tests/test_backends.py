@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from dqc_lib.ledger import Ledger
 from dqc_lib.networks import build_sfcn, freeze_normalization, load_sfcn
 from dqc_lib.quality import PublishedRule
 from dqc_lib.travelling import LocalCenters, Schedule, Study, group_by_center, plan_cycles, travel
-from dqc_lib.travelling.batches import fill_up, predict_subjects, train_on
+from dqc_lib.travelling.batches import RESIDENT, fill_up, fits, predict_subjects, train_on
 from dqc_lib.volumes import VolumeCache, write_volume
 
 SHAPE = (16, 16, 16)
@@ -132,6 +133,8 @@ def try_everything(folder, weights_path):
     found["gradient"] = read_alike(cohort, weights_path)
     short, filled = fill_alike(cohort)
     found["filling up changes nothing"] = len(filled) == 4 and bool(np.allclose(short, filled, rtol=1e-4, atol=1e-6))
+    with patch.dict(RESIDENT, shared=0):
+        found["images share the processor's memory"] = not fits(engine.volumes, 1)
     found["most at once"] = len(fill_up(np.zeros((3, 1)), (2, 5, 8)))
     plan = plan_cycles(group_by_center(cohort), learning_rates=[1e-3, 1e-3], batch_size=1)
     travel(engine, plan[:1], progress=False)
@@ -200,6 +203,7 @@ def test_steps_repeat_bit_for_bit_after_a_restore_and_after_a_file(outcomes, bac
 def test_a_batch_that_is_filled_up_counts_as_it_was(outcomes, backend):
     found = outcomes(backend)
     assert found["filling up changes nothing"]
+    assert found["images share the processor's memory"]
     assert found["most at once"] == (5 if backend == "jax" else 3), "JAX alone compiles for every size"
 
 

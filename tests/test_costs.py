@@ -1,6 +1,7 @@
 """The benchmarks of cost: what they count is what was done, and what they print is what they counted."""
 
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -126,6 +127,7 @@ def test_the_comparison_is_summed_over_seeds_and_held_against_the_goal():
     summary = verification.summarize(make_rows([500, 1000], [100, 99]))
     (row,) = summary.to_dict("records")
     assert (row["fewer"], row["fewer_at_least"], row["equal"]) == (8000 / 1500, 4.0, 0.995)
+    assert row["fewer_than_always"] == 2 * 100 * 40 / 1500
     assert (row["seeds"], row["same_runs"], row["asked"]) == (2, 1, 200)
     assert (row["eliminated_in_full"], row["eliminated_otherwise"]) == (6, 1)
     assert verification.describe(summary).endswith(
@@ -138,6 +140,29 @@ def test_the_comparison_is_summed_over_seeds_and_held_against_the_goal():
     assert "goal" not in verification.describe(verification.summarize(certain))
 
 
+def test_the_committed_comparison_is_of_ten_seeds_and_what_is_certain_decides_the_same():
+    table = pd.read_csv(verification.TABLE, comment="#")
+    ways = [(rule, way) for rule in verification.RULES for way in verification.WAYS]
+    expected = {(rule, way) for rule, way in ways if way != "bfloat16" or rule in verification.REDUCED}
+    seeds = table.groupby(verification.KEYS)["seed"].agg(set).to_dict()
+    assert seeds == dict.fromkeys(expected, set(verification.SEEDS))
+    certain = table[table["verifying"] == "certain"]
+    assert certain["same_run"].all() and (certain["eliminated_otherwise"] == 0).all()
+    assert (certain["passes"] <= certain["passes_in_full"]).all()
+
+
+def test_the_committed_comparison_says_of_the_nearest_what_the_readme_says():
+    summary = verification.summarize(pd.read_csv(verification.TABLE, comment="#"))
+    nearest = summary[summary["verifying"] == "nearest"].set_index("rule")
+    published = nearest.filter(like="published", axis=0)
+    assert (published["fewer"] >= verification.FEWER).all()
+    assert nearest.loc["calibrated", "fewer_than_always"] > 2 * verification.FEWER > nearest.loc["calibrated", "fewer"]
+    assert (nearest["equal"] >= verification.EQUAL).all() and (nearest["missed"] == 0).all()
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for row in nearest.itertuples():
+        assert f"{row.fewer:.1f}" in readme and f"{row.equal * row.asked:,.0f} of {row.asked:,.0f}" in readme
+
+
 # The published scale.
 
 
@@ -147,11 +172,23 @@ def test_the_operations_of_the_network_are_those_of_its_convolutions():
     from dqc_lib.networks import build_sfcn
 
     for shape, width in (((16, 20, 16), 0.25), ((9, 11, 9), 0.0625)):
-        model, total = build_sfcn(shape, width=width), 0
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.Conv3D):
-                total += 2 * np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:4])
+        layers = [layer for layer in build_sfcn(shape, width=width).layers if isinstance(layer, keras.layers.Conv3D)]
+        total = sum(2 * np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:4]) for layer in layers)
         assert published_scale.count_operations(shape, width) == total
+        listed = [(layer.input.shape[1:], tuple(layer.kernel.shape)) for layer in layers]
+        assert published_scale.list_convolutions(shape, width) == listed
+
+
+def test_bare_convolutions_are_timed_one_by_one_and_their_times_added(monkeypatch):
+    import keras
+
+    shape, width, clock, conv, done = (9, 11, 9), 0.0625, itertools.count(), keras.ops.conv, []
+    monkeypatch.setattr(published_scale.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(keras.ops, "conv", lambda x, k, **more: done.append((*x.shape, *k.shape)) or conv(x, k, **more))
+    found = published_scale.measure_convolutions(shape, width, precision="float32", repeats=3)
+    listed = [(64, *sizes, *kernel) for sizes, kernel in published_scale.list_convolutions(shape, width)]
+    assert done == [each for each in listed for _ in range(4)]
+    assert found == 64 * published_scale.count_operations(shape, width) / 6, "each took a second"
 
 
 def test_twenty_cycles_at_full_size_follow_from_the_throughput():

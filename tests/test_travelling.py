@@ -677,7 +677,7 @@ def test_a_score_at_the_threshold_is_called_diseased(engine):
 
 def test_verification_in_several_passes_gives_the_same_counts(engine, monkeypatch):
     whole = engine.verify()
-    monkeypatch.setattr(batches, "RESIDENT", 0)
+    monkeypatch.setitem(batches.RESIDENT, "shared", 0)
     sizes, predict = [], engine.model.predict_on_batch
     monkeypatch.setattr(engine.model, "predict_on_batch", lambda images: sizes.append(len(images)) or predict(images))
     monkeypatch.setattr(batches, "CHUNK", 4)
@@ -687,6 +687,21 @@ def test_verification_in_several_passes_gives_the_same_counts(engine, monkeypatc
     monkeypatch.setattr(batches, "CHUNK_VOXELS", 1)
     assert engine.verify() == whole
     assert sizes == [4, 2] + [3, 3] + [1] * 6, "whatever a volume's size, one fits"
+
+
+@pytest.mark.parametrize(
+    ("device", "room"),
+    [("/device:CPU:0", "shared"), ("TFRT_CPU_0", "shared"), ("/device:GPU:0", "own"), ("cuda:0", "own")],
+)
+def test_how_many_images_stay_goes_by_whose_memory_it_is(engine, device, room, monkeypatch):
+    import keras
+
+    monkeypatch.setattr(keras.ops, "convert_to_tensor", lambda _: SimpleNamespace(device=device))
+    for name in batches.RESIDENT:
+        monkeypatch.setitem(batches.RESIDENT, name, 0)
+    assert not batches.fits(engine.volumes, 1)
+    monkeypatch.setitem(batches.RESIDENT, room, 3 * 4 * 16**3)
+    assert batches.fits(engine.volumes, 3) and not batches.fits(engine.volumes, 4)
 
 
 @pytest.mark.parametrize(("verifying", "first", "rate"), [("certain", 2, 3e-3), ("nearest", 4, 1e-3)])

@@ -81,6 +81,11 @@ class LocalCenters:
         What images are measured against; None until a cycle was watched, and until then nothing is measured.
     passes : int
         How many verification images the network has looked at so far.
+
+    Notes
+    -----
+    Verification images of up to 512 MiB, at 4 bytes a voxel, stay where the network is once they have been passed, on a
+    GPU with memory of its own up to 8 GiB. More are read anew, one batch ahead of the network.
     """
 
     def __init__(
