@@ -26,7 +26,7 @@ from test_report import (
 )
 
 import dqc_lib.tables
-from dqc_lib.report import list_pseudonyms, write_report
+from dqc_lib.report import list_pseudonyms, write_report, writing
 from dqc_lib.report.revealing import FEWEST
 
 HEADER = {
@@ -179,6 +179,37 @@ def test_the_key_is_written_where_asked_and_never_beside_the_report(tmp_path):
     with pytest.raises(ValueError, match="expected pseudonymize=True with it"):
         write(cohort, tmp_path, name="second.html", key_path=key)
     assert not (tmp_path / "out" / "second.html").exists()
+
+
+@pytest.mark.parametrize("form", ["table", "older key", "link to nowhere", "folder"])
+def test_a_key_replaces_nothing_and_then_no_report_is_written(tmp_path, form):
+    cohort, key = make_cohort(tmp_path), tmp_path / "study" / "participants.tsv"
+    key.parent.mkdir()
+    if form == "folder":
+        key.mkdir()
+    elif form == "link to nowhere":
+        key.symlink_to(tmp_path / "study" / "later.csv")
+    else:
+        key.write_text("kind,name,pseudonym\n" if form == "older key" else "participant_id\n")
+    before = sorted(path.name for path in key.parent.iterdir())
+    with pytest.raises(FileExistsError, match=r"participants\.tsv is there already .*expected the name of a new file"):
+        write(cohort, tmp_path, pseudonymize=True, key_path=key)
+    assert sorted(path.name for path in key.parent.iterdir()) == before
+    assert form not in ("table", "older key") or len(key.read_text().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_key_is_written_after_the_report(tmp_path, monkeypatch):
+    cohort, key = make_cohort(tmp_path), tmp_path / "safe" / "key.csv"
+
+    def fail(path, page):
+        assert not key.exists()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(writing, "write_page", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write(cohort, tmp_path, pseudonymize=True, key_path=key)
+    assert not key.exists()
 
 
 @pytest.mark.parametrize("column", ["center", "subjects"])
