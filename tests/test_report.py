@@ -457,3 +457,10 @@ def test_a_study_that_was_run_has_a_report(cohort, tmp_path):
     assert f"Test AUROC of qc, cycle 2: {guarded.auroc():.2f} (n = 30" in said
     assert "PublishedRule(tolerance=0.0, denominators='standard'" in said
     assert read_table(page, "Arms")[2][1] == "with all images, unguarded"
+    start = study.pretrain()
+    watched = start.ledger[start.ledger["stage"] == "watch"]
+    assert watched["update_norm"].notna().all() and watched["subjects"].str.len().eq(1).all()
+    roles = watched["subjects"].str[0].map(cohort.table.set_index("subject")["role"]).value_counts()
+    assert f"for {roles['train']} training subjects and {roles['verification']} verification subjects" in said
+    n_before, n_after = len(start.verification), len(guarded.verification)
+    assert f"after every cycle, {n_before} in the pre-training and {n_after} in every arm" in said
