@@ -33,7 +33,7 @@ def write_revealing(material: Material, name: str, heading: str) -> str:
         parts.append(f"<p><strong>{said}</strong></p>")
         parts.append(draw_table(small, caption=f"Centers with 1 to {FEWEST - 1} verifying subjects of a class"))
     parts += _warn_of_small_cohorts(material)
-    says = "What each center gave away when the model was verified or images measured, and where that points at a person."
+    says = "What each center gave away in verifying and measuring, and where that points at one person."
     return write_section(name, heading=heading, says=says, parts=parts)
 
 
