@@ -572,7 +572,8 @@ def read_complaints(path, read, contents):
             read(path)
             n_read += 1
         except ValueError as error:
-            assert type(error) is ValueError and str(error).startswith(f"{path}: ") and error.__suppress_context__
+            assert type(error) is ValueError and str(error).startswith(f"{path}: ")
+            assert error.__suppress_context__ or error.__context__ is None
             kinds |= set(re.findall(r"damaged \((\w+)", str(error)))
     return n_read, kinds
 

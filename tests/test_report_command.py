@@ -32,10 +32,11 @@ def fingerprint(cohort):
 def write_run(folder, cohort, *, name="qc", finished=True, **more):
     """Write the folder of a run as `Study.run` leaves it; return its path."""
     order = sha256(repr(SCHEDULE.plan(cohort)).encode()).hexdigest()
-    settings = {"held_back": [], "order": order, "cohort": fingerprint(cohort)} | more
+    settings = {"held_back": [], "order": order} | more
     arm = make_arm(folder, cohort, name=name, arm=name if name in ("qc", "dirty") else None, **settings)
     note = json.loads((arm.folder / "run.json").read_text())
-    (arm.folder / "run.json").write_text(json.dumps(note | {"finished": finished}))
+    settings = note["settings"] | {"cohort": fingerprint(cohort)}
+    (arm.folder / "run.json").write_text(json.dumps({"finished": finished, "settings": settings}))
     ledger = Ledger(arm.folder / "ledger.jsonl")
     usual = {"cycle": 1, "stage": "control", "level": "batch", "decision": "accepted", "seconds": 0.1}
     for row in list_attempts(cohort):
