@@ -13,8 +13,9 @@ et al. 2021, arXiv 2110.00218) and natural gradient lengths (Amari 1998, doi 10.
 
 from __future__ import annotations
 
+import io
+import math
 import zipfile
-import zlib
 from collections.abc import Hashable, Iterable
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dqc_lib.checkpoints import open_archive
+from dqc_lib.checkpoints import NUMBERS, name_file, open_archive
 
 if TYPE_CHECKING:
     import keras
@@ -33,6 +34,7 @@ that none did would decide alone."""
 LEFT_OUT = 4
 """Parts (see `LogitProbe.parts`) left out of an update norm. With none, single good images stood at up to 8 times the
 limit in some cycles; with four none did, and inverted ones kept three quarters of their distance."""
+LONGEST_HEADER = 1024  # characters before the numbers of an array; ours have about 100
 
 
 class LogitProbe:
@@ -192,20 +194,16 @@ class GradientScale:
         ValueError
             If the file is damaged, claims more than `MAX_BYTES` of `dqc_lib.checkpoints`, or holds anything else.
         """
-        if not Path(path).is_file():
+        path = Path(path)
+        if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected the scale of a watched cycle")
-        open_archive(Path(path)).close()
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                scale = cls(stored.get("parts"))
-                scale._sums["all"], scale._counts["all"] = stored["total"], int(stored["count"])
-                scale.reference = float(stored["reference"])
-            sizes = {np.shape(part) for part in (scale._sums["all"], scale._parts) if part is not None}
-            if len(sizes) != 1 or len(sizes.pop()) != 1 or scale._counts["all"] < 1:
+        with open_archive(path) as archive, name_file(path, expected="the scale of a watched cycle"):
+            total, count, reference = (_read_array(archive, name) for name in ("total", "count", "reference"))
+            parts = _read_array(archive, "parts") if "parts.npy" in archive.namelist() else None
+            if total.ndim != 1 or int(count) < 1 or not (parts is None or _fits(parts, total.size)):
                 raise ValueError("its parts do not fit each other")
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path}: damaged ({reason}); expected the scale of a watched cycle") from None
+            scale = cls(parts)
+            scale._sums["all"], scale._counts["all"], scale.reference = total, int(count), float(reference)
         return scale
 
     def measure(self, gradient: np.ndarray, *, without: Hashable = None) -> float:
@@ -231,3 +229,23 @@ class GradientScale:
         mean = sum(self._sums[fold] for fold in folds) / sum(self._counts[fold] for fold in folds)
         moved = mean[mean > 0]
         return 1.0 / (mean.astype(np.float64) + FLOOR * (np.median(moved) if moved.size else 1.0))
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Return an array of numbers, read only if its header claims just the bytes that there are."""
+    content = archive.read(f"{name}.npy")
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError(f"{name!r} is written in another version than 1.0")
+    shape, _, kind = np.lib.format.read_array_header_1_0(stream, max_header_size=LONGEST_HEADER)
+    claimed, there = math.prod(shape) * kind.itemsize, len(content) - stream.tell()
+    if not kind.hasobject and (claimed != there or kind.kind not in NUMBERS):  # objects are refused by NumPy itself
+        raise ValueError(f"{name!r} claims {claimed} bytes of {kind}, expected {there} of numbers")
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False, max_header_size=LONGEST_HEADER)
+
+
+def _fits(parts: np.ndarray, n_weights: int) -> bool:
+    """Return whether every weight has a part, numbered from 0."""
+    numbered = parts.dtype.kind in "iu" and parts.shape == (n_weights,)
+    return numbered and (not parts.size or 0 <= parts.min() and parts.max() < n_weights)

@@ -10,8 +10,6 @@ import json
 import logging
 import os
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -21,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dqc_lib.arguments import require_number, require_path, require_sizes, require_text, require_whole
-from dqc_lib.checkpoints import check_model
+from dqc_lib.checkpoints import DAMAGES, check_model, describe_error
 
 if TYPE_CHECKING:
     import keras
@@ -31,10 +29,6 @@ WIDTHS = (32, 64, 128, 256, 256, 64)
 10.1016/j.media.2020.101871)."""
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 """What the layers compute in, and Keras's name for it; weights, normalization and the last layer stay float32."""
-DAMAGES = (zipfile.BadZipFile, zlib.error, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
-DAMAGES += (OSError, EOFError, RecursionError)
-"""What Keras, h5py and zipfile raise on a file that is no model, cut short or of another one."""
-LONGEST_REASON = 300  # characters of what they say
 
 
 def import_keras():
@@ -238,10 +232,9 @@ def _naming(path) -> Iterator[Path]:
     try:
         yield path
     except DAMAGES as error:
-        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path}: cannot be read as a model ({type(error).__name__}: {reason[:LONGEST_REASON]}); expected one from "
-            "build_sfcn, saved as .keras"
+            f"{path}: cannot be read as a model ({describe_error(error)}); expected one from build_sfcn, saved as "
+            ".keras"
         ) from None
 
 

@@ -20,7 +20,8 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqc_lib.checkpoints import MAX_BYTES, check_model, open_archive
+from dqc_lib import networks
+from dqc_lib.checkpoints import DAMAGES, MAX_BYTES, check_model, open_archive
 from dqc_lib.cohort import Cohort, read_bids, read_cohort, read_published_csv, write_bids
 from dqc_lib.fisher import GradientScale
 from dqc_lib.ledger import COUNTS
@@ -560,6 +561,116 @@ def test_a_model_with_a_damaged_configuration_is_refused(model_path, tmp_path, c
         check_model(repack(model_path, tmp_path / "a.keras", config=config))
 
 
+def fill_plainly(file):
+    for layer in ("conv1", "dense"):
+        group = file.create_group(f"layers/{layer}/vars")
+        for name in ("0", "1"):
+            group.create_dataset(name, data=np.arange(6, dtype="f4").reshape(2, 3), track_times=False)
+
+
+def pack_model(path, *, weights=None, packing=zipfile.ZIP_STORED):
+    """Write a small archive with the parts of a saved model, the same bytes every time."""
+    parts = {"metadata.json": b"{}", "config.json": b"{}"}
+    parts["model.weights.h5"] = make_weights(fill_plainly) if weights is None else weights
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        for name, content in parts.items():
+            archive.writestr(zipfile.ZipInfo(name), content, packing)
+    return path
+
+
+def read_complaints(path, read, contents):
+    """Return how many of the contents are read, and the kinds of errors told of the others; each must name the file."""
+    n_read, kinds = 0, set()
+    for content in contents:
+        path.write_bytes(content)
+        try:
+            read(path)
+            n_read += 1
+        except ValueError as error:
+            assert type(error) is ValueError and str(error).startswith(f"{path}: ")
+            assert error.__suppress_context__ or error.__context__ is None
+            kinds |= set(re.findall(r"damaged \((\w+)", str(error)))
+    return n_read, kinds
+
+
+def flip_bytes(content, *, every=1):
+    """Yield the content with one byte changed, in its lowest bit and in all of them."""
+    for place in range(0, len(content), every):
+        for bits in (1, 255):
+            yield content[:place] + bytes([content[place] ^ bits]) + content[place + 1 :]
+
+
+def test_a_model_with_any_byte_of_its_archive_changed_is_read_or_named(tmp_path):
+    path = pack_model(tmp_path / "a.keras", packing=zipfile.ZIP_DEFLATED)
+    content = path.read_bytes()
+    _, kinds = read_complaints(path, check_model, flip_bytes(content, every=2))
+    assert {"BadZipFile", "error"} <= kinds, "zlib.error among them"
+    _, kinds = read_complaints(path, check_model, (content[:end] for end in range(0, len(content), 7)))
+    assert kinds == {"BadZipFile"}
+
+
+def test_a_model_with_any_byte_of_its_weights_changed_is_read_or_named(tmp_path):
+    """The checksum of the archive is right, as in a file that was made so."""
+    weights = make_weights(fill_plainly)
+
+    def list_models():
+        for changed in flip_bytes(weights, every=11):
+            yield pack_model(tmp_path / "source.keras", weights=changed).read_bytes()
+
+    n_read, kinds = read_complaints(tmp_path / "a.keras", check_model, list_models())
+    assert n_read > 100, "much of the file is not looked at here"
+    assert {"RuntimeError", "KeyError", "OverflowError"} <= kinds
+
+
+def edit_entry(path, *, flags=None, method=None):
+    """Change what the directory at the end of an archive and each entry say of it."""
+    content = bytearray(path.read_bytes())
+    for magic, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for match in re.finditer(re.escape(magic), bytes(content)):
+            for value, place in ((flags, match.start() + at), (method, match.start() + at + 2)):
+                if value is not None:
+                    content[place : place + 2] = struct.pack("<H", value)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_model_that_is_encrypted_or_packed_unusually_is_named(tmp_path):
+    path = edit_entry(pack_model(tmp_path / "locked.keras"), flags=1)
+    with pytest.raises(ValueError, match=r"locked\.keras: damaged \(RuntimeError: .*encrypted.*expected a model saved"):
+        check_model(path)
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 99):
+        path = edit_entry(pack_model(tmp_path / "odd.keras"), method=method)
+        with pytest.raises(ValueError, match=r"odd\.keras: damaged \(packed in an unusual way\); expected"):
+            check_model(path)
+
+
+def name_a_type(file):
+    file["layers"] = np.dtype("f4")
+
+
+def hold_texts(file):
+    """Each of a million values may be as long as the file, though the table of them is short."""
+    file.create_dataset("w", data=["x"], dtype=h5py.string_dtype())
+
+
+@pytest.mark.parametrize(
+    ("fill", "words"), [(name_a_type, "'/layers' is a Datatype"), (hold_texts, "'/w' holds other values than numbers")]
+)
+def test_weights_that_are_no_numbers_are_refused(tmp_path, fill, words):
+    with pytest.raises(ValueError, match=rf"a\.keras: {words}; expected weights"):
+        check_model(pack_model(tmp_path / "a.keras", weights=make_weights(fill)))
+
+
+def test_all_readers_of_saved_files_go_by_one_list_of_damages():
+    named = {
+        source.relative_to(ROOT).as_posix()
+        for source in SOURCES
+        if re.search(r"\b(BadZipFile|zlib\.error)\b", source.read_text(encoding="utf-8"))
+    }
+    assert named == {"dqc_lib/checkpoints.py", "dqc_lib/volumes/header.py"}, "the header's one is of gzip files"
+    assert networks.DAMAGES is DAMAGES
+
+
 def test_formats_in_which_safe_mode_does_not_hold_are_refused(tmp_path):
     for name in ("model.h5", "model.pkl", "saved_model"):
         (tmp_path / name).write_bytes(b"")
@@ -594,6 +705,60 @@ def test_a_scale_that_unpacks_to_more_than_allowed_is_refused(tmp_path):
     np.savez_compressed(tmp_path / "scale.npz", total=np.zeros(10_000), count=1, reference=1.0)
     with pytest.raises(ValueError, match=r"expected at most 1000 \(max_bytes\)"):
         open_archive(tmp_path / "scale.npz", max_bytes=1000)
+
+
+def write_claim(path, header, *, n_bytes=40):
+    """Write a scale whose first array begins with this header and holds so many bytes."""
+    text = f"{header}\n".encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        head = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text))
+        archive.writestr("total.npy", head + text + bytes(n_bytes))
+        for name in ("count", "reference"):
+            content = io.BytesIO()
+            np.save(content, 1)
+            archive.writestr(f"{name}.npy", content.getvalue())
+    return path
+
+
+CLAIM = "{{'descr': {}, 'fortran_order': False, 'shape': {}}}"
+CLAIMS = {
+    "more than any memory": CLAIM.format("'<f8'", (500_000_000_000_000,)),
+    "more than 64 bits count": CLAIM.format("'<f8'", (2**32, 2**32)),
+    "less than there is": CLAIM.format("'<f8'", (4,)),
+    "below nothing": CLAIM.format("'<f8'", (-5, -1)),
+    "texts": CLAIM.format("'<U1'", (10,)),
+    "objects": CLAIM.format("'|O'", (5,)),
+    "fields": CLAIM.format("[('a', '<f8')]", (5,)),
+    "no dictionary": "5",
+    "no header": "'",
+    "a header that nests": "-" * 9000 + "1",
+}
+
+
+@pytest.mark.parametrize("header", CLAIMS.values(), ids=CLAIMS)
+def test_a_scale_that_claims_other_than_it_holds_is_refused_before_memory_is_taken(tmp_path, header):
+    path = write_claim(tmp_path / "scale.npz", header)
+    with pytest.raises(ValueError, match=r"scale\.npz: damaged \(ValueError: .*expected the scale of a watched cycle"):
+        GradientScale.load(path)
+
+
+def test_a_scale_that_claims_what_it_holds_is_read(tmp_path):
+    scale = GradientScale.load(write_claim(tmp_path / "scale.npz", CLAIM.format("'<f8'", (5,))))
+    assert scale.measure(np.zeros(5)) == 0
+
+
+def test_a_scale_with_any_byte_changed_is_read_or_named(tmp_path):
+    path = tmp_path / "scale.npz"
+    np.savez(path, total=np.ones(3), count=1, reference=1.0, parts=np.arange(3))
+    n_read, kinds = read_complaints(path, GradientScale.load, flip_bytes(path.read_bytes(), every=3))
+    assert n_read > 0 and {"BadZipFile", "RuntimeError", "KeyError"} <= kinds
+
+
+@pytest.mark.parametrize("parts", [[0, 1, 2**40], [0, -1, 1], [0.0, 1.0, 2.0]], ids=str)
+def test_parts_of_a_scale_that_no_weight_can_have_are_refused(tmp_path, parts):
+    np.savez(tmp_path / "scale.npz", total=np.ones(3), count=1, reference=1.0, parts=parts)
+    with pytest.raises(ValueError, match=r"scale\.npz: damaged .*its parts do not fit each other"):
+        GradientScale.load(tmp_path / "scale.npz")
 
 
 # what the code itself may do

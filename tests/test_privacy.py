@@ -7,6 +7,7 @@ import json
 import platform
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -26,7 +27,7 @@ from test_report import (
 )
 
 import dqc_lib.tables
-from dqc_lib.report import list_pseudonyms, write_report
+from dqc_lib.report import list_pseudonyms, write_report, writing
 from dqc_lib.report.revealing import FEWEST
 
 HEADER = {
@@ -181,6 +182,37 @@ def test_the_key_is_written_where_asked_and_never_beside_the_report(tmp_path):
     assert not (tmp_path / "out" / "second.html").exists()
 
 
+@pytest.mark.parametrize("form", ["table", "older key", "link to nowhere", "folder"])
+def test_a_key_replaces_nothing_and_then_no_report_is_written(tmp_path, form):
+    cohort, key = make_cohort(tmp_path), tmp_path / "study" / "participants.tsv"
+    key.parent.mkdir()
+    if form == "folder":
+        key.mkdir()
+    elif form == "link to nowhere":
+        key.symlink_to(tmp_path / "study" / "later.csv")
+    else:
+        key.write_text("kind,name,pseudonym\n" if form == "older key" else "participant_id\n")
+    before = sorted(path.name for path in key.parent.iterdir())
+    with pytest.raises(FileExistsError, match=r"participants\.tsv is there already .*expected the name of a new file"):
+        write(cohort, tmp_path, pseudonymize=True, key_path=key)
+    assert sorted(path.name for path in key.parent.iterdir()) == before
+    assert form not in ("table", "older key") or len(key.read_text().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_key_is_written_after_the_report(tmp_path, monkeypatch):
+    cohort, key = make_cohort(tmp_path), tmp_path / "safe" / "key.csv"
+
+    def fail(path, page):
+        assert not key.exists()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(writing, "write_page", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write(cohort, tmp_path, pseudonymize=True, key_path=key)
+    assert not key.exists()
+
+
 @pytest.mark.parametrize("column", ["center", "subjects"])
 def test_an_arm_of_strangers_is_refused_rather_than_named(tmp_path, column):
     cohort = make_cohort(tmp_path)
@@ -203,7 +235,8 @@ def test_four_integers_are_told_and_what_else_the_rule_asked_for(tmp_path):
     usual = read_revealed(write(cohort, tmp_path))
     assert "15 of 15 attempts were verified. Each time, every center that verifies answered with four integers" in usual
     assert "The rule asked for no sum of losses." in usual
-    assert "update norm" not in usual and "scores" not in usual
+    assert "The center that trained" not in usual and "sum of the logarithms" not in usual
+    assert "the scores of single verifying subjects" not in usual
     rows = [row | {"loss": 0.5, "reference_loss": 0.4} for row in list_attempts(cohort)]
     asked = read_revealed(write(cohort, tmp_path, arm=make_arm(tmp_path, cohort, rows=rows)))
     assert "The rule asked for the sum of the losses too." in asked and "no sum of losses" not in asked
@@ -217,6 +250,76 @@ def test_four_integers_are_told_and_what_else_the_rule_asked_for(tmp_path):
     by_few = make_arm(tmp_path, cohort, verifying="nearest")
     said = "verified by few images ('nearest'): for that, the scores of single verifying subjects"
     assert said in read_revealed(write(cohort, tmp_path, arm=by_few))
+
+
+def test_it_is_told_that_all_centers_verify_after_every_cycle(tmp_path):
+    cohort, arm = make_cohort(tmp_path), make_arm(tmp_path, make_cohort(tmp_path))
+    said = read_revealed(write(cohort, tmp_path, arm=arm))
+    assert (
+        "Whatever the rule, all centers verify the model also after every cycle, 1 in the pre-training and 2 in every "
+        "arm, and after a closing revisit, unless its counts are known from an attempt: these are four integers again."
+    ) in said
+
+
+def measure(rows):
+    return [row | MEASURE for row in rows]
+
+
+def test_it_is_told_that_a_center_with_one_verification_subject_gives_its_norm_away_every_cycle(tmp_path):
+    counts = {"large": (5, 5), "one": (1, 0), "other": (0, 1), "silent": (0, 0)}
+    cohort = make_verifiers(tmp_path, counts)
+    rows = measure([attempt("large", "sub-1", "sub-2", **verify(0, 0, before=(0, 0)))])
+    arm = make_arm(tmp_path, cohort, rows=rows)
+    told = (
+        "At the start of every cycle and of a closing revisit, and again where an attempt stood just above the limit, "
+        "every center that verifies answered with the sum of the logarithms of the update norms of its verification "
+        "images. With one verification subject that sum is this subject's own update norm, cycle by cycle"
+    )
+    said = read_revealed(write(cohort, tmp_path, arm=arm))
+    assert f"{told}: so it is at 2 centers (one, other)." in said
+    hidden = read_revealed(write(cohort, tmp_path, arm=arm, pseudonymize=True))
+    assert f"{told}: so it is at 2 centers (center-02, center-03)." in hidden
+    usual = make_cohort(tmp_path)  # two verify at each center
+    measured = make_arm(tmp_path, usual, rows=measure(list_attempts(usual)))
+    assert f"{told}; no center here has only one." in read_revealed(write(usual, tmp_path, arm=measured))
+    assert "sum of the logarithms" not in read_revealed(write(usual, tmp_path)), "a rule that asks for no norms"
+
+
+@pytest.mark.parametrize(("held_back", "n"), [([], 12), (["sub-1", "sub-2"], 10)])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_it_is_told_that_the_watched_cycle_notes_a_norm_of_every_subject_by_name(tmp_path, held_back, n, hidden):
+    cohort = make_cohort(tmp_path)
+    arm = make_arm(tmp_path, cohort, held_back=held_back)
+    assert (
+        "The cycle that only watches, at the end of the pre-training, wrote one update norm per image into the ledger "
+        f"of the pre-training, by name and center, for {n} training subjects and 6 verification subjects: it tells how "
+        "unusual each single one is to the model. The squared gradients of these training images, by which norms are "
+        "measured, were added up over all centers."
+    ) in read_revealed(write(cohort, tmp_path, arm=arm, pseudonymize=hidden))
+
+
+def test_it_is_told_that_scores_of_test_subjects_are_kept_by_name(tmp_path):
+    cohort = make_cohort(tmp_path)
+    told = (
+        "The score of each of 30 test subjects after every cycle is kept in the folder of the run, by name and center: "
+        "a prediction, which is more than a count."
+    )
+    assert told in read_revealed(write(cohort, tmp_path))
+    table = cohort.table.assign(role=cohort.table["role"].replace("test", "verification"))
+    assert "test subject" not in read_revealed(write(cohort.replace(table), tmp_path))
+
+
+def test_the_readme_says_of_what_leaves_a_center_what_the_report_says():
+    page = " ".join((Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").split())
+    section = page.partition("## What leaves a center")[2].partition("## ")[0]
+    for told in (
+        "after every cycle of every arm and of the pre-training",
+        "one update norm per training and verification image, by name and center",
+        "the sum of the logarithms of the update norms of its verification images",
+        "with one verification subject that is this subject's own update norm",
+        "The scores of test subjects after every cycle are kept by name",
+    ):
+        assert told in section
 
 
 def make_verifiers(folder, counts):

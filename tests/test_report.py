@@ -92,7 +92,7 @@ def make_arm(folder, cohort, *, name="qc", arm="qc", rule="PublishedRule(toleran
     path = folder / name.replace("/", "")
     path.mkdir(exist_ok=True)
     settings = {"name": name, "arm": arm, "rule": rule, "schedule": asdict(SCHEDULE), "cohort": "c0ffee" * 10}
-    settings |= {"versions": {"dqc-lib": "0.1.0", "keras": "3.15.1"}} | more
+    settings |= {"versions": {"dqc-lib": "0.1.0", "keras": "3.15.1"}, "held_back": [], "order": "cafe" * 16} | more
     (path / "run.json").write_text(json.dumps({"finished": True, "settings": settings}))
     test = cohort.table[cohort.table["role"] == "test"].drop(columns="path")
     right = np.where(test["diagnosis"] == 1, 0.9, 0.1)
@@ -437,6 +437,8 @@ def test_arms_that_do_not_fit_are_refused(cohort, tmp_path):
     lost = replace(good, name="lost", folder=tmp_path / "nowhere")
     refuse(FileNotFoundError, "arm 'lost': no .*run.json; expected the folder of a run", controlled=lost)
     refuse(KeyError, "shoe size", controlled=good, by=["shoe size"])
+    (good.folder / "run.json").write_text('{"finished": true, "settings": {"name": "qc"}}')
+    refuse(ValueError, r"qc.run\.json: damaged, no 'rule' in its settings", controlled=good)
     assert not (tmp_path / "no.html").exists()
 
 
@@ -455,3 +457,10 @@ def test_a_study_that_was_run_has_a_report(cohort, tmp_path):
     assert f"Test AUROC of qc, cycle 2: {guarded.auroc():.2f} (n = 30" in said
     assert "PublishedRule(tolerance=0.0, denominators='standard'" in said
     assert read_table(page, "Arms")[2][1] == "with all images, unguarded"
+    start = study.pretrain()
+    watched = start.ledger[start.ledger["stage"] == "watch"]
+    assert watched["update_norm"].notna().all() and watched["subjects"].str.len().eq(1).all()
+    roles = watched["subjects"].str[0].map(cohort.table.set_index("subject")["role"]).value_counts()
+    assert f"for {roles['train']} training subjects and {roles['verification']} verification subjects" in said
+    n_before, n_after = len(start.verification), len(guarded.verification)
+    assert f"after every cycle, {n_before} in the pre-training and {n_after} in every arm" in said

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--title", default="Quality control report")
     parser.add_argument("--most-images", type=int, default=6, help="eliminated images shown, at most")
     parser.add_argument("--pseudonymize", action="store_true", help="number subjects, centers and scanners")
-    parser.add_argument("--key", metavar="FILE", help="where to write which pseudonym stands for whom")
+    parser.add_argument("--key", metavar="FILE", help="new file for which pseudonym stands for whom")
     parser.add_argument("--positive", default="PD", help="word for disease in a BIDS folder")
     parser.add_argument("--negative", default="HC", help="word for control in a BIDS folder")
     parser.add_argument("--image-root", help="folder of the images of a CSV")

@@ -13,8 +13,8 @@ import pandas as pd
 
 from dqc_lib.evaluation import SubgroupReport, evaluate_cycles, subgroup_report
 from dqc_lib.ledger import summarize_subjects
-from dqc_lib.notes import read_note
 from dqc_lib.pages import draw_figure
+from dqc_lib.report.reading import read_settings
 from dqc_lib.travelling import Arm, Study
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Material:
     Raises
     ------
     FileNotFoundError, ValueError
-        If an arm has no run.json, is of another study or has the name of another arm; if the controlled arm is under no
-        rule or made no attempt.
+        If an arm has no run.json, or a damaged one, is of another study or has the name of another arm; if the
+        controlled arm is under no rule or made no attempt.
     """
 
     study: Study
@@ -83,7 +83,7 @@ class Material:
             note = arm.folder / "run.json"
             if not note.is_file():
                 raise FileNotFoundError(f"arm {arm.name!r}: no {note}; expected the folder of a run of Study.run")
-            found[arm.name] = read_note(note, of="a run", keys={"settings": dict})["settings"]
+            found[arm.name] = read_settings(arm.folder)
         return found
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import replace
@@ -80,15 +81,25 @@ def _check(names: pd.Series, known: dict[str, str], kind: str, whose: str) -> No
         raise ValueError(f"{whose} names the {kind} {strangers[0]!r}; expected those of the study's cohort alone")
 
 
-def write_key(cohort: Cohort, path: Path, *, report: Path) -> None:
-    """Write which pseudonym stands for whom, as CSV, anywhere but beside the report.
+def check_key(path: Path, *, report: Path) -> None:
+    """Raise unless the key can have this path: that of a new file, anywhere but beside the report.
 
     Raises
     ------
     ValueError
         If it would lie in the folder of the report, or in one below, where it would be handed on with it.
+    FileExistsError
+        If there is anything at the path, be it an older key: it is not replaced.
     """
     if path.resolve().is_relative_to(report.resolve().parent):
         raise ValueError(f"the key {path} would lie with the report {report}; expected a place that is kept apart")
+    if os.path.lexists(path):
+        raise FileExistsError(
+            f"{path} is there already and is not replaced; expected the name of a new file for the key"
+        )
+
+
+def write_key(cohort: Cohort, path: Path) -> None:
+    """Write which pseudonym stands for whom, as CSV, to a path that `check_key` has let pass."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(list_pseudonyms(cohort), path)

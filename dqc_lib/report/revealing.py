@@ -33,7 +33,7 @@ def write_revealing(material: Material, name: str, heading: str) -> str:
         parts.append(f"<p><strong>{said}</strong></p>")
         parts.append(draw_table(small, caption=f"Centers with 1 to {FEWEST - 1} verifying subjects of a class"))
     parts += _warn_of_small_cohorts(material)
-    says = "What each center gave away whenever the model was verified, and where that points at one person."
+    says = "What each center gave away in verifying and measuring, and where that points at one person."
     return write_section(name, heading=heading, says=says, parts=parts)
 
 
@@ -74,12 +74,8 @@ def _tell_answers(material: Material) -> list[str]:
         )
     else:
         told.append("The rule asked for no sum of losses.")
-    norms = attempts["update_norm"]
-    if (np.isfinite(norms) & (norms > 0)).any():
-        told.append(
-            "The center that trained also answered with the update norm of each attempt: one number, decided by the "
-            "most unusual of its images; where an image was tried alone, it tells how unusual this one is to the model."
-        )
+    told.append(_tell_cycles(material))
+    told += _tell_norms(material)
     if material.verifying != "full":
         told.append(
             f"Attempts were verified by few images ({material.verifying!r}): for that, the scores of single verifying "
@@ -88,7 +84,67 @@ def _tell_answers(material: Material) -> list[str]:
     told.append(
         "The run keeps the sums over all centers and shows no counts of one center; whoever adds them up has seen them."
     )
+    told += _tell_test(material)
     return told
+
+
+def _tell_cycles(material: Material) -> str:
+    """Return in words how often all centers verify, whatever the rule."""
+    schedule = material.study.schedule
+    return (
+        f"Whatever the rule, all centers verify the model also after every cycle, {schedule.pretraining_cycles} in the "
+        f"pre-training and {schedule.control_cycles} in every arm, and after a closing revisit, unless its counts are "
+        "known from an attempt: these are four integers again."
+    )
+
+
+def _tell_norms(material: Material) -> list[str]:
+    """Return in words which update norms left a center: those of the watched cycle, always, and those that the rule
+    asked for."""
+    table = material.study.cohort.table
+    n_train = int((table["role"] == "train").sum()) - len(material.settings[material.controlled.name]["held_back"])
+    n_verifying = int((table["role"] == "verification").sum())
+    told = [
+        "The cycle that only watches, at the end of the pre-training, wrote one update norm per image into the ledger "
+        f"of the pre-training, by name and center, for {count(n_train, 'training subject')} and "
+        f"{count(n_verifying, 'verification subject')}: it tells how unusual each single one is to the model. The "
+        "squared gradients of these training images, by which norms are measured, were added up over all centers."
+    ]
+    norms = material.attempts["update_norm"]
+    if not (np.isfinite(norms) & (norms > 0)).any():
+        return told
+    told.append(
+        "The center that trained also answered with the update norm of each attempt: one number, decided by the "
+        "most unusual of its images; where an image was tried alone, it tells how unusual this one is to the model."
+    )
+    told.append(
+        "At the start of every cycle and of a closing revisit, and again where an attempt stood just above the limit, "
+        "every center that verifies answered with the sum of the logarithms of the update norms of its verification "
+        f"images. {_tell_alone(material)}"
+    )
+    return told
+
+
+def _tell_alone(material: Material) -> str:
+    """Return in words where a sum over verification images is one image's own number."""
+    sizes = _count_verifiers(material).sum(axis=1)
+    alone = [str(center) for center, n in sizes.items() if n == 1]
+    said = "With one verification subject that sum is this subject's own update norm, cycle by cycle"
+    if not alone:
+        return f"{said}; no center here has only one."
+    named = ", ".join(alone[:12]) + f" and {len(alone) - 12} more" * (len(alone) > 12)
+    return f"{said}: so it is at {count(len(alone), 'center')} ({named})."
+
+
+def _tell_test(material: Material) -> list[str]:
+    """Return in words what is kept of test subjects."""
+    n = int((material.study.cohort.table["role"] == "test").sum())
+    if not n:
+        return []
+    return [
+        f"The score of each of {count(n, 'test subject')} after every cycle is kept in the folder of the run, by name "
+        "and center: a prediction, which is more than a count."
+    ]
 
 
 def _warn_of_small_cohorts(material: Material) -> list[str]:

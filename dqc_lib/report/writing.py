@@ -11,7 +11,7 @@ from dqc_lib.pages import fill_page, write_page
 from dqc_lib.report.flagged import write_flagged
 from dqc_lib.report.material import Material
 from dqc_lib.report.outcome import write_curves, write_subgroups, write_summary
-from dqc_lib.report.pseudonyms import rename_study, write_key
+from dqc_lib.report.pseudonyms import check_key, rename_study, write_key
 from dqc_lib.report.revealing import write_revealing
 from dqc_lib.report.setting import write_data_check, write_run
 from dqc_lib.travelling import Arm, Study
@@ -75,13 +75,13 @@ def write_report(
         `list_pseudonyms`), and leave out what describes centers of fewer than five subjects. Titles, arms and groups
         other than those are named in your words.
     key_path : path, optional
-        Where to write which pseudonym stands for whom (CSV), outside the folder of the report. Nowhere unless given; it
-        can be made again from the cohort.
+        Where to write which pseudonym stands for whom (CSV) once the report is written: a new file, outside the folder
+        of the report. Nowhere unless given; it can be made again from the cohort.
 
     Raises
     ------
-    TypeError, IsADirectoryError
-        If `by` or `others` is no list; if the path is a folder.
+    TypeError, IsADirectoryError, FileExistsError
+        If `by` or `others` is no list; if the path is a folder; if there is a file at `key_path`.
     KeyError, FileNotFoundError, ValueError
         If a column of `by` is not there; if an arm is not a run of this study, two arms share a name, or the controlled
         arm is under no rule or made no attempt; if a key is asked for without pseudonyms, or beside the report.
@@ -93,12 +93,12 @@ def write_report(
     path, cohort = Path(path), study.cohort
     if key_path is not None and not pseudonymize:
         raise ValueError("key_path names a file for the key of pseudonyms; expected pseudonymize=True with it")
+    if key_path is not None:
+        check_key(Path(key_path), report=path)
     arms = [controlled, *others]
     if pseudonymize:
         study, arms = rename_study(study, arms)
     material = Material(study, arms[0], tuple(arms[1:]), tuple(by), most_images, pseudonymize)
-    if key_path is not None:
-        write_key(cohort, Path(key_path), report=path)
     sections = [write(material, name, heading) for name, (heading, write) in SECTIONS.items()]
     links = " · ".join(f'<a href="#{name}">{html.escape(heading)}</a>' for name, (heading, _) in SECTIONS.items())
     page = fill_page(
@@ -108,4 +108,7 @@ def write_report(
         footer=FOOTER,
         style=STYLE,
     )
-    return write_page(path, page)
+    write_page(path, page)
+    if key_path is not None:
+        write_key(cohort, Path(key_path))
+    return path

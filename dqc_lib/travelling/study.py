@@ -244,11 +244,6 @@ class Study:
         return run.path / "pretrained.keras"
 
     def _open(self, name: str, *, arm: str | None = None, rule: Rule | None = None) -> RunFolder:
-        table = self.cohort.table
-        if arm is None:
-            # what it does not see does not change it, so that cohorts with other harm share it
-            table = table[~table["subject"].isin(self.held_back)].drop(columns=["harm", "placement"], errors="ignore")
-        images = [self._hash_file(Path(path)) for path in table["path"]]
         settings = {
             "name": name,
             "arm": arm,
@@ -257,13 +252,27 @@ class Study:
             "held_back": sorted(self.held_back),
             "versions": {name: version(name) for name in ("dqc-lib", "keras")} | {"method": METHOD},
             "backend": name_backend(),
-            "cohort": sha256(table.drop(columns="path").assign(image=images).to_csv(index=False).encode()).hexdigest(),
-            "order": sha256(repr(self.plan).encode()).hexdigest(),
+            "cohort": self.fingerprint_cohort(arm),
+            "order": self.fingerprint_order(),
         }
         if rule is not None:
             settings["verifying"] = self.verifying
         mark = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         return RunFolder(self.folder / f"{name}-{mark}", settings)
+
+    def fingerprint_cohort(self, arm: str | None) -> str:
+        """Return the fingerprint (SHA-256) of all that an arm, or for None the pre-training, can see of the cohort:
+        table and images."""
+        table = self.cohort.table
+        if arm is None:
+            # what it does not see does not change it, so that cohorts with other harm share it
+            table = table[~table["subject"].isin(self.held_back)].drop(columns=["harm", "placement"], errors="ignore")
+        images = [self._hash_file(Path(path)) for path in table["path"]]
+        return sha256(table.drop(columns="path").assign(image=images).to_csv(index=False).encode()).hexdigest()
+
+    def fingerprint_order(self) -> str:
+        """Return the fingerprint (SHA-256) of who is visited when."""
+        return sha256(repr(self.plan).encode()).hexdigest()
 
     def _hash_file(self, path: Path) -> str:
         """Return the fingerprint of an image's bytes, computed anew only when the file was written again."""
