@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from dqc_lib.arguments import require_kind, require_path, require_text, show_value
+from dqc_lib.aside import write_aside, write_json
 from dqc_lib.cohort.paths import check_inside, list_allowed
 from dqc_lib.cohort.rows import MAX_BYTES, MISSING, read_rows
 from dqc_lib.cohort.table import OPTIONAL, Cohort, check_column, quote_values
@@ -250,7 +251,10 @@ def write_bids(
 ) -> Path:
     """Write `participants.tsv` with its dictionary and `dataset_description.json`; return the table's path.
 
-    Images are not written here. Subjects must be named "sub-..." for `read_bids` to find theirs. A text that a spreadsheet would take for a formula
+    Images are not written here. Each file is written aside and renamed, the table last: whatever moment this is cut
+    short at, there is a whole table with all that belongs to it, or none (with `overwrite`, the older one).
+
+    Subjects must be named "sub-..." for `read_bids` to find theirs. A text that a spreadsheet would take for a formula
     gets an apostrophe before it (see `dqc_lib.tables`), which `read_bids` takes off again. A dataset description that
     is there already is kept unless `overwrite` is set.
 
@@ -278,16 +282,11 @@ def write_bids(
     dictionary = {name: DESCRIPTIONS[name] for name in table}
     dictionary["diagnosis"] = DESCRIPTIONS["diagnosis"] | {"Levels": {positive: "disease", negative: "control"}}
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(table, target, separator="\t")
-    _write_json(folder / "participants.json", dictionary)
+    write_json(folder / "participants.json", dictionary)
     description = folder / "dataset_description.json"
     if overwrite or not description.exists():
-        _write_json(description, {"Name": "Cohort of dqc_lib", "BIDSVersion": "1.9.0", "DatasetType": "raw"})
-    return target
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(description, {"Name": "Cohort of dqc_lib", "BIDSVersion": "1.9.0", "DatasetType": "raw"})
+    return write_aside(target, partial(write_table, table, separator="\t"))  # last: it says that all is there
 
 
 def _is_kept_by_a_file(text: str) -> bool:

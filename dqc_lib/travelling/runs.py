@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from dqc_lib.arguments import require_kind, require_path
+from dqc_lib.aside import is_aside, write_aside
 from dqc_lib.cohort import Cohort
 from dqc_lib.evaluation import COUNTS, METRICS, evaluate_cycles
 from dqc_lib.ledger import COUNTS as VERIFICATION_COUNTS
@@ -73,7 +74,7 @@ class RunFolder:
                 raise ValueError(
                     f"{self.path} holds another run, with other {', '.join(keys)}; choose another folder or remove it"
                 )
-        elif self.path.exists() and any(file.name != "partial.json" for file in self.path.iterdir()):
+        elif self.path.exists() and not all(map(is_aside, self.path.iterdir())):
             raise ValueError(f"{self.path} holds files that are not a run (no run.json); choose an empty folder")
         self._settings = wanted
         if self.finished:
@@ -189,13 +190,6 @@ class RunFolder:
         names = dict.fromkeys(("subject", "center", "scanner", "arm"), str)  # "007" and "NA" are names too
         options = {"dtype": names, "keep_default_na": False, "na_values": {"score": [""]}}
         return _read_table(path, whole=("cycle", "diagnosis"), real=("score",), texts=("subject", "arm"), **options)
-
-
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Let a file be written beside its place and put there when it is whole."""
-    aside = path.with_name(f"partial{path.suffix}")
-    write(aside)
-    aside.replace(path)
 
 
 def _copy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
