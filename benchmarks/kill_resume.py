@@ -1,16 +1,17 @@
 """Whether a run survives anything: `python -m benchmarks.kill_resume --kills 25`.
 
-A small study under quality control runs once undisturbed, and once in processes that are killed with SIGKILL, each as
-soon as it has gone some random time into its work, or in the middle of writing a file; the next goes on where it was.
-In the end ledger (but the seconds), predictions, counts and every bit of the weights are compared.
+Each part of a small study, the pre-training and every arm, runs once undisturbed, and once in processes that are killed
+with SIGKILL, one after the other, at moments spread over all of its attempts, or in the middle of writing a file; the
+next goes on where it was. In the end ledger (but the seconds), predictions, counts and every bit of the weights are
+compared. The exit status is 1 if anything differs, and if a part came to its end before all of its kills.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -20,46 +21,113 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 import dqc_lib as dqc
+from dqc_lib.aside import name_aside
 from dqc_lib.networks import import_keras, load_sfcn
 
 SAMPLES = Path(__file__).parent.parent / "data_samples"
 SCHEDULE = {"warm_cycles": 2, "calm_cycles": 1, "control_cycles": 4, "revisit_after": 1, "width": 0.0625}
-RULES = {"published": dqc.PublishedRule(tolerance=0.02), "calibrated": "calibrated"}
+PARTS = {
+    "pretraining": {},
+    "clean": {"arm": "clean"},
+    "dirty": {"arm": "dirty"},
+    "published": {"arm": "qc", "rule": dqc.PublishedRule(tolerance=0.02)},
+    "nearest": {"arm": "qc", "rule": "calibrated", "verifying": "nearest"},
+}
+"""What is killed: the run's name, which its folder begins with, and what is asked of the study."""
 
 
-def run_study(folder: Path, *, rule: str, verifying: str, seed: int) -> None:
-    """Run the study, or go on with it."""
-    cohort = dqc.split_by_subject(dqc.read_bids(SAMPLES), seed=seed)
-    schedule = dqc.Schedule(seed=seed, **SCHEDULE)
+def run_part(folder: Path, part: str, *, seed: int) -> None:
+    """Run a part of the study, or go on with it."""
+    cohort, options = dqc.split_by_subject(dqc.read_bids(SAMPLES), seed=seed), dict(PARTS[part])
+    schedule, verifying = dqc.Schedule(seed=seed, **SCHEDULE), options.pop("verifying", "full")
     study = dqc.Study(cohort, schedule=schedule, folder=folder, verifying=verifying, progress=False)
     import_keras()  # which takes its time
     print("begun", flush=True)
-    study.run("qc", rule=RULES[rule])
+    study.run(**options, name=part) if options else study.pretrain()
 
 
-def start(folder: Path, options: argparse.Namespace) -> subprocess.Popen:
-    """Start a process that runs the study, and return it when it begins."""
-    command = [sys.executable, "-m", "benchmarks.kill_resume", "--child", str(folder), "--seed", str(options.seed)]
-    command += ["--rule", options.rule, "--verifying", options.verifying]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def start(folder: Path, part: str, *, seed: int) -> subprocess.Popen:
+    """Start a process that runs a part of the study, and return it when it begins."""
+    command = [sys.executable, "-m", "benchmarks.kill_resume", "--child", str(folder), "--parts", part]
+    process = subprocess.Popen([*command, "--seed", str(seed)], stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
     return process
 
 
-def kill_after(process: subprocess.Popen, seconds: float, folder: Path, *, while_writing: bool) -> str | None:
-    """Kill the process after some time, or from then on when it writes a file aside; return what it was doing, or None
-    if it came to its end first."""
-    until = time.monotonic() + seconds
-    while process.poll() is None:
-        written = next(folder.glob("*/partial.*"), None) if while_writing else None
-        if time.monotonic() >= until and (written or not while_writing):
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return f"writing {written.parent.name}/{written.name}" if written else "at work"
-        time.sleep(0.0005)
-    if process.returncode:
+def finish(process: subprocess.Popen) -> None:
+    """Wait until the process comes to its end by itself; one that failed ends all."""
+    if process.wait():
         raise SystemExit(f"a process ended with {process.returncode}, see above")
+
+
+def kill_at(process: subprocess.Popen, run: Path, *, n_rows: int, seconds: float, while_writing: bool) -> str | None:
+    """Kill the process some time after its run has so many attempts, or from then on when it writes a file aside.
+
+    Return what it was doing, or None if it came to its end first.
+
+    Parameters
+    ----------
+    process : Popen
+    run : path
+        With a pattern in its last part, for the folder need not be there yet.
+    n_rows : int
+    seconds : float
+    while_writing : bool
+    """
+    until = math.inf
+    while process.poll() is None:
+        if until == math.inf and count_rows(run) >= n_rows:
+            until = time.monotonic() + seconds
+        written = find_written(process, run) if while_writing else None
+        if time.monotonic() >= until and (written or not while_writing):
+            process.kill()
+            process.wait()
+            half = written is not None and written.exists()  # and not renamed since it was found
+            return f"writing {written.name.split('.', 2)[2]}" if half else "at work"
+        time.sleep(0.0005)
+    finish(process)
     return None
+
+
+def count_rows(run: Path) -> int:
+    """Return how many attempts the ledger of a run has."""
+    return sum(path.read_bytes().count(b"\n") for path in run.parent.glob(f"{run.name}/ledger.jsonl"))
+
+
+def find_written(process: subprocess.Popen, run: Path) -> Path | None:
+    """Return the file that this very process is writing, not one that was killed before it."""
+    own = name_aside(run / "*", process=process.pid).name
+    return next(run.parent.glob(f"{run.name}/{own}"), None)
+
+
+def disturb(
+    folder: Path, part: str, *, kills: int, rows: int, pace: float, generator: random.Random, seed: int
+) -> list[str]:
+    """Run a part in processes that are killed, then to its end; return what each was doing when it was killed.
+
+    Parameters
+    ----------
+    folder : path
+    part : str
+    kills : int
+        One in each of as many equal shares of the rows, every other one while a file is written.
+    rows : int
+        Attempts of the undisturbed run.
+    pace : float
+        Its seconds per attempt.
+    generator : Random
+    seed : int
+    """
+    killed, run = [], folder / f"{part}-*"
+    for at in range(kills):
+        n_rows, seconds = int((at + generator.random()) / kills * rows), generator.uniform(0, 2 * pace)
+        process = start(folder, part, seed=seed)
+        doing = kill_at(process, run, n_rows=n_rows, seconds=seconds, while_writing=at % 2 == 1)
+        if doing is None:
+            return killed
+        killed.append(doing)
+    finish(start(folder, part, seed=seed))
+    return killed
 
 
 def list_differences(one: Path, other: Path) -> list[str]:
@@ -89,40 +157,37 @@ def read_variables(path: Path) -> list[np.ndarray]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run undisturbed, run and kill, compare, print; the exit status is 1 if anything differs."""
+    """Run undisturbed, run and kill, compare, print; the exit status is 1 unless all was killed and nothing differs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kill_resume", description=__doc__)
-    parser.add_argument("--kills", type=int, default=25)
-    parser.add_argument("--rule", choices=tuple(RULES), default="published")
-    parser.add_argument("--verifying", choices=("full", "certain", "nearest"), default="full")
+    parser.add_argument("--kills", type=int, default=25, help="shared by the parts")
+    parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS), help="all unless given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child is not None:
-        run_study(options.child, rule=options.rule, verifying=options.verifying, seed=options.seed)
+        for part in options.parts:
+            run_part(options.child, part, seed=options.seed)
         return
-    generator, killed = random.Random(options.seed), []
+    generator, missing = random.Random(options.seed), 0
     with TemporaryDirectory() as build:
         plain, disturbed = Path(build) / "plain", Path(build) / "disturbed"
-        process, began = start(plain, options), time.monotonic()
-        kill_after(process, float("inf"), plain, while_writing=False)
-        whole = time.monotonic() - began
-        while True:
-            process = start(disturbed, options)
-            # such that the kills are spread over the whole run, though each process does some of its work once more
-            seconds = generator.uniform(0, 2 * whole / options.kills) if len(killed) < options.kills else float("inf")
-            doing = kill_after(process, seconds, disturbed, while_writing=len(killed) % 2 == 1)
-            if doing is None:
-                break
-            killed.append(doing)
+        for number, part in enumerate(options.parts):
+            kills = len(range(number, options.kills, len(options.parts)))
+            process, began = start(plain, part, seed=options.seed), time.monotonic()
+            finish(process)
+            whole, rows = time.monotonic() - began, count_rows(plain / f"{part}-*")
+            plan = {"kills": kills, "rows": rows, "pace": whole / max(rows, 1)}
+            killed = disturb(disturbed, part, **plan, generator=generator, seed=options.seed)
+            writing = [doing for doing in killed if doing != "at work"]
+            print(f"{part}: {rows} attempts, undisturbed {whole:.0f} s, killed {len(killed)} times", end="")
+            print(f", {len(writing)} of them while {', '.join(writing)}" if writing else "", flush=True)
+            missing += kills - len(killed)
         differences = list_differences(plain, disturbed)
-    writing = sum(doing != "at work" for doing in killed)
-    print(f"{options.rule}, verification {options.verifying}, seed {options.seed}: undisturbed {whole:.0f} s")
-    print(f"killed {len(killed)} times, {writing} of them in the middle of writing a file")
-    if len(killed) < options.kills:
-        print(f"the run came to its end before the other {options.kills - len(killed)} kills")
+    if missing:
+        print(f"{missing} of {options.kills} kills are MISSING: a run came to its end before them")
     print("ledger, decisions, predictions, counts and weights: ", end="")
     print("identical" if not differences else "DIFFERENT: " + "; ".join(differences))
-    raise SystemExit(bool(differences))
+    raise SystemExit(bool(differences or missing))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ artefacts are in `dqc_lib.artefacts`; the marks ``harm`` and ``placement`` are g
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from hashlib import file_digest
@@ -20,6 +19,7 @@ import pandas as pd
 from dqc_lib.arguments import require_kind, require_names, require_number, require_path, require_whole
 from dqc_lib.artefacts import HARMS
 from dqc_lib.artefacts import HarmKind as HarmKind
+from dqc_lib.aside import is_aside, write_json
 from dqc_lib.cohort import BIDS_NAME, BIDS_PATTERN, Cohort, check_column, write_bids
 from dqc_lib.marks import check_strength, describe_harm, parse_harm
 from dqc_lib.notes import read_note
@@ -284,10 +284,10 @@ def _check_folder(root: Path, wanted: dict) -> bool:
                 f"{root} holds another cohort or other harm (other {', '.join(differs)}); expected a folder of its own"
             )
         return (root / "participants.tsv").exists()
-    if root.exists() and any(root.iterdir()):
+    if root.exists() and not all(map(is_aside, root.iterdir())):
         raise FileExistsError(f"{root} holds files already, and no harm; expected a folder of its own")
     root.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    write_json(note, wanted)
     return False
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import pandas as pd
 
+from dqc_lib.aside import write_aside
+
 LOADING = {"src", "srcset", "poster", "data", "xlink:href", "style"}  # attributes a browser follows by itself
 HEIGHT, THUMBNAIL_HEIGHT = 450, 190  # pixels; plotly's own where a figure names none, and of a card's picture
 PLOTLY_TAGS = r"(?:a|b|br|em|i|s|span|sub|sup|u)(?:\s[^<>]*)?"  # all other angle brackets plotly.js shows as they are
@@ -215,7 +217,4 @@ def _forbid_loading(scripts: list[str]) -> str:
 def write_page(path: Path, page: str) -> Path:
     """Write a page aside and rename it, so that nobody meets half of one; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.partial")
-    aside.write_text(page, encoding="utf-8", newline="\n")
-    aside.replace(path)
-    return path
+    return write_aside(path, lambda aside: aside.write_text(page, encoding="utf-8", newline="\n"))

@@ -1,10 +1,14 @@
-"""What several test files share: the texts of a figure, a browser that keeps a record, and how hypothesis draws."""
+"""What several test files share: the texts of a figure, a browser that keeps a record, a process that dies while it
+writes, a disk that is full, and how hypothesis draws."""
 
 import json
 import re
 import shutil
 import time
+from contextlib import contextmanager
 from functools import partial
+from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -32,6 +36,55 @@ def list_texts():
         return [text for where, part in kept for text in walk(part, where, but)]
 
     return lambda figure, but="": walk(json.loads(figure.to_json()), "", but)
+
+
+NO_PROCESS = 2**22 + 1  # Linux ends at 2**22
+
+
+class KilledError(BaseException):
+    """What ends the work in these tests, in place of SIGKILL."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    """A context in which the process dies when it has written so many files aside and put one less in its place; what
+    it was writing is left there, half of it, under the name of a process that is gone."""
+    from dqc_lib.aside import name_aside
+
+    @contextmanager
+    def kill(at):
+        calls, replace = count(), Path.replace
+
+        def die(self, target):
+            if next(calls) != at:
+                return replace(self, target)
+            content = self.read_bytes()
+            name_aside(Path(target), process=NO_PROCESS).write_bytes(content[: len(content) // 2])
+            raise KilledError
+
+        with monkeypatch.context() as patched, pytest.raises(KilledError):
+            patched.setattr(Path, "replace", die)
+            yield
+
+    return kill
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which no file can grow beyond so many bytes."""
+    resource = pytest.importorskip("resource", reason="files are limited by RLIMIT_FSIZE, which Windows does not have")
+
+    @contextmanager
+    def limit(n_bytes):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
 
 
 @pytest.fixture(scope="session")

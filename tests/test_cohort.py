@@ -375,6 +375,39 @@ def test_a_folder_that_holds_a_cohort_is_not_written_over(tmp_path):
     assert (tmp_path / "mine" / "dataset_description.json").read_text() == "{}"
 
 
+def list_names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+BIDS_FILES = ["dataset_description.json", "participants.json", "participants.tsv"]
+
+
+@pytest.mark.parametrize("at", range(len(BIDS_FILES)))
+def test_a_process_killed_between_any_two_files_of_a_cohort_leaves_no_table_or_the_older_one(tmp_path, killed_at, at):
+    with killed_at(at):
+        write_bids(make_cohort(), tmp_path)
+    assert "participants.tsv" not in list_names(tmp_path)
+    whole = write_bids(make_cohort(), tmp_path).read_bytes()
+    assert list_names(tmp_path) == BIDS_FILES, "what was left half-written is gone"
+    with killed_at(at):
+        write_bids(make_cohort({"C": (9, 9)}), tmp_path, overwrite=True)
+    assert (tmp_path / "participants.tsv").read_bytes() == whole
+    write_bids(make_cohort({"C": (9, 9)}), tmp_path, overwrite=True)
+    assert list_names(tmp_path) == BIDS_FILES
+
+
+def test_a_full_disk_leaves_no_part_of_a_table(tmp_path, full_disk):
+    sizes = {"A": (50, 50)}
+    length = len(write_bids(make_cohort(sizes), tmp_path / "whole").read_bytes())
+    others = max((tmp_path / "whole" / name).stat().st_size for name in BIDS_FILES[:2])
+    for at, n_bytes in enumerate((0, 10, others, length - 1)):
+        with full_disk(n_bytes):
+            write_bids(make_cohort(sizes), tmp_path / str(at))
+        assert "participants.tsv" not in list_names(tmp_path / str(at))
+        write_bids(make_cohort(sizes), tmp_path / str(at))
+        assert list_names(tmp_path / str(at)) == BIDS_FILES
+
+
 def test_only_bids_names_are_written_as_bids(tmp_path):
     table = make_table({"A": (1, 0)}, subject=["P 1"])
     with pytest.raises(ValueError, match="'P 1'.*expected 'sub-'"):

@@ -478,6 +478,32 @@ def test_artefacts_import_nothing_of_the_library():
     assert not [module for module in modules if module.startswith("dqc_lib")]
 
 
+def read_files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_harm_cut_short_between_any_two_files_is_done_again(good, tmp_path, killed_at):
+    marked = place_harm(good, kind="inversion", centers=["A"])
+    write_harmful(marked, tmp_path / "whole")
+    expected = read_files(tmp_path / "whole")
+    assert len(expected) == 2 + 4, "two images; harm, participants, their dictionary and description"
+    for at in range(len(expected)):
+        folder = tmp_path / str(at)
+        with killed_at(at):
+            write_harmful(marked, folder)
+        assert not (folder / "participants.tsv").exists()
+        write_harmful(marked, folder)
+        assert read_files(folder) == expected, "and what was left half-written is gone"
+
+
+@pytest.mark.parametrize("n_bytes", [0, 50])
+def test_a_disk_that_is_full_at_the_first_file_leaves_a_folder_that_can_be_used(good, tmp_path, full_disk, n_bytes):
+    marked = place_harm(good, kind="inversion", centers=["A"])
+    with full_disk(n_bytes):
+        write_harmful(marked, tmp_path / "harmed")
+    assert len(write_harmful(marked, tmp_path / "harmed").harmful) == 2
+
+
 def test_the_same_harm_is_written_once_and_other_harm_refused(good, tmp_path):
     marked = place_harm(good, kind="inversion", centers=["A"])
     first = write_harmful(marked, tmp_path / "harmed", seed=1)

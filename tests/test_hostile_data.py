@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from dqc_lib import networks
 from dqc_lib.checkpoints import DAMAGES, MAX_BYTES, check_model, open_archive
 from dqc_lib.cohort import Cohort, read_bids, read_cohort, read_published_csv, write_bids
+from dqc_lib.cohort.rows import MAX_BYTES as MAX_TABLE
 from dqc_lib.fisher import GradientScale
 from dqc_lib.ledger import COUNTS
 from dqc_lib.quality import Counts
@@ -34,6 +35,8 @@ from dqc_lib.volumes import VolumeCache, header, read_volume
 ROOT = Path(__file__).parent.parent
 TSV = "participant_id\tsite\tdiagnosis\tsex\tage\tscanner\n"
 CSV = "Subject,Study,Path,Group_bin,Sex,Age\n"
+UNSEEN = [f"a{chr(code)}b" for code in (0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0x061C, 0xFEFF, 0xAD, 0x180E)]
+UNSEEN += ["a\u2028b", "a\u2066b", "a\U000e0041b", "\ufeffa"]
 FORMULAS = ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "=cmd|' /C calc'!A0", "＝1+1", "'=1", "''=1", "-"]
 
 
@@ -131,6 +134,24 @@ def test_a_symbolic_link_that_leaves_a_bids_folder_is_refused_unless_trusted(pla
     assert len(read_cohort(folder, trusted_folders=[places / "secret"])) == 1
 
 
+@pytest.mark.parametrize("names", [(), ("sub-1_T1w.nii.gz",), ("sub-1_private_T1w.nii", "sub-1_T1w.nii.gz")])
+@pytest.mark.parametrize("there", [True, False])
+def test_the_answer_does_not_tell_what_lies_behind_a_linked_folder(places, names, there):
+    folder, outside = make_bids(places / "cohort"), places / "secret" / "anat"
+    if there:
+        outside.mkdir()
+        for name in names:
+            (outside / name).touch()
+    (folder / "sub-1").mkdir()
+    (folder / "sub-1" / "anat").symlink_to(outside)
+    with pytest.raises(ValueError) as caught:
+        read_bids(folder)
+    assert str(caught.value) == (
+        f"subject 'sub-1': '{folder}/sub-1/anat' (that is, '{outside}') lies outside {folder}; expected a file inside, "
+        "or its folder among trusted_folders"
+    )
+
+
 def test_a_link_of_the_published_table_that_leaves_is_refused(places):
     (places / "cohort" / "b.nii.gz").symlink_to(places / "secret" / "a.nii.gz")
     with pytest.raises(ValueError, match="subject 'P1': .*that is, .*secret"):
@@ -163,11 +184,84 @@ def test_a_subject_that_is_no_name_of_a_folder_is_refused(places, subject):
 
 
 @pytest.mark.parametrize("column", ["subject", "center", "scanner"])
-@pytest.mark.parametrize("name", ["a\tb", "a\rb", "a\nb", "a\x1b[2Jb", "a\u202eb", "\x7f"])
+@pytest.mark.parametrize("name", ["a\tb", "a\rb", "a\nb", "a\x1b[2Jb", "a\u202eb", "\x7f", *UNSEEN])
 def test_names_with_characters_that_are_not_seen_are_refused(column, name):
     row = {"subject": "s", "center": "A", "diagnosis": 1, "sex": "F", "age": 60.0, "scanner": "X", "path": "a.nii"}
     with pytest.raises(ValueError, match=f"{column} is .*; expected a text without control characters"):
         Cohort(pd.DataFrame([row | {column: name}]), ".")
+
+
+@pytest.mark.parametrize("name", ["Klinikum Süd", "北京", "مستشفى", "בית חולים", "a\u00a0b", "e\u0301", "🏥"])
+def test_names_of_all_scripts_are_taken(name):
+    row = {"diagnosis": 1, "sex": "F", "age": 60.0, "path": "a.nii"}
+    assert Cohort(pd.DataFrame([row | dict.fromkeys(["subject", "center", "scanner"], name)]), ".").centers == [name]
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J.nii.gz", "a\nb.nii.gz", "a\x9b.nii.gz", "a\u202e.nii.gz"])
+@pytest.mark.parametrize("place", ["", "../secret/", "nowhere/"])
+def test_no_message_holds_control_characters_of_a_path(places, name, place):
+    if not place:
+        (places / "cohort" / name).touch()
+    with pytest.raises((ValueError, FileNotFoundError), match="subject 'P1'") as caught:
+        read_published_csv(write_csv(places / "cohort", place + name))
+    assert str(caught.value).isprintable()
+
+
+def test_no_message_holds_control_characters_of_an_image_in_a_bids_folder(places):
+    folder = make_bids(places / "cohort")
+    (folder / "sub-1" / "anat").mkdir(parents=True)
+    (folder / "sub-1" / "anat" / "sub-1\x1b[2J_T1w.nii.gz").touch()
+    with pytest.raises(ValueError, match="path is .*; expected a path without control characters") as caught:
+        read_bids(folder)
+    assert str(caught.value).isprintable()
+
+
+def test_a_folder_named_with_a_joiner_is_read(tmp_path):
+    name = "می\u200cخواهم"  # as Persian is written
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.nii.gz").touch()
+    assert len(read_published_csv(write_csv(tmp_path / name, "a.nii.gz"))) == 1
+
+
+def test_a_byte_order_mark_begins_a_file_and_is_no_part_of_a_name(places):
+    table = write_csv(places / "cohort", "a.nii.gz")
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert read_published_csv(table).table["subject"].tolist() == ["P1"]
+    table.write_text(f"{CSV}P1,\ufeffA,a.nii.gz,1,F,60\n", encoding="utf-8-sig")
+    with pytest.raises(ValueError, match=r"center is '\\ufeffA'; expected a text without control characters or others"):
+        read_published_csv(table)
+
+
+# how long a table may be
+
+
+@pytest.mark.parametrize("read", [read_published_csv, read_cohort])
+def test_a_table_may_be_as_long_as_agreed_and_no_longer(places, read):
+    path = write_csv(places / "cohort", "a.nii.gz")
+    length = len(path.read_bytes())
+    assert len(read(path, max_bytes=length)) == 1
+    with pytest.raises(ValueError) as caught:
+        read(path, max_bytes=length - 1)
+    assert str(caught.value) == f"{path}: {length} bytes; expected a table of at most {length - 1} (max_bytes)"
+
+
+def test_a_table_of_one_line_without_end_is_not_read(places, monkeypatch):
+    path = make_bids(places / "cohort") / "participants.tsv"
+    with path.open("r+b") as stream:
+        stream.truncate(MAX_TABLE + 1)  # a sparse file, which takes no room
+    monkeypatch.setattr(Path, "open", None)  # would be a TypeError
+    for read in (read_bids, read_cohort):
+        with pytest.raises(ValueError, match=rf"participants.tsv: {MAX_TABLE + 1} bytes; expected .* \(max_bytes\)"):
+            read(places / "cohort")
+    with pytest.raises(TypeError, match="max_bytes must be a whole number, got '1'"):
+        read_bids(places / "cohort", max_bytes="1")
+
+
+def test_a_header_of_very_many_columns_is_told_in_a_few(places):
+    path = make_bids(places / "cohort") / "participants.tsv"
+    path.write_text("\t".join(f"column {at}" for at in range(200_000)) + "\n")
+    with pytest.raises(ValueError, match="column 'participant_id' is missing; .* and 199988 more$"):
+        read_bids(places / "cohort")
 
 
 # what a file may unpack to
@@ -859,6 +953,7 @@ def test_the_limits_that_the_security_page_states_are_those_of_the_library():
     page = " ".join((ROOT / "SECURITY.md").read_text(encoding="utf-8").split())
     assert header.MAX_VOXELS == 512**3 and "at most 512³ voxels" in page
     assert header.MAX_OFFSET == 16 * 2**20 and "begin within 16 MiB" in page
+    assert MAX_TABLE == 64 * 2**20 and "longer than 64 MiB" in page
     assert MAX_BYTES == 2 * 2**30 and "claim at most 2 GiB" in page
     assert FEWEST == 5 and "warns below five subjects" in page
     for gap in ("A center that lies", "Gradient inversion"):

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
-    ("arguments", "notes", "artefacts", "tables", "checkpoints"),
+    ("arguments", "aside", "notes", "artefacts", "tables", "checkpoints"),
     ("cohort", "volumes", "ledger", "marks"),
     ("quality", "networks", "snapshots", "fisher", "phantom", "harm"),
     ("evaluation", "detection"),

@@ -348,6 +348,25 @@ def test_a_run_that_is_killed_leaves_no_participants_table(tmp_path, monkeypatch
     assert len(write(tmp_path)) == 4
 
 
+def test_a_run_killed_between_any_two_files_is_finished(tmp_path, killed_at):
+    write(tmp_path / "whole")
+    expected = read_files(tmp_path / "whole")
+    for at in range(len(expected)):
+        folder = tmp_path / str(at)
+        with killed_at(at):
+            write(folder)
+        assert not (folder / "participants.tsv").exists()
+        write(folder)
+        assert read_files(folder) == expected, "and what was left half-written is gone"
+
+
+@pytest.mark.parametrize("n_bytes", [0, 50])
+def test_a_disk_that_is_full_at_the_first_file_leaves_a_folder_that_can_be_used(tmp_path, full_disk, n_bytes):
+    with full_disk(n_bytes):
+        write(tmp_path)
+    assert len(write(tmp_path)) == 4
+
+
 @pytest.mark.parametrize(
     "change", [{"recipe": Recipe(shape=SMALL.shape, disease=0.5)}, {"sites": [(1, 1)]}, {"sites": "sample"}], ids=str
 )

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import tempfile
+import unicodedata
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -64,6 +65,11 @@ def draw_rows(odd):
     return st.lists(st.fixed_dictionaries(cells), min_size=1, max_size=4)
 
 
+def hides_characters(text):
+    """Whether a text holds what is neither seen nor a space nor without a meaning in Unicode."""
+    return any(not letter.isprintable() and unicodedata.category(letter) not in ("Zs", "Co", "Cn") for letter in text)
+
+
 def expect(row):
     """Return what a row of texts means, and the columns in which it means nothing."""
     cell = {name: "" if value.strip().lower() in MISSING else value.strip() for name, value in row.items()}
@@ -73,7 +79,8 @@ def expect(row):
     bad = {"diagnosis"} if diagnosis is None else set()
     bad |= {"sex"} if sex is None else set()
     bad |= {"age"} if not 0 <= age <= 130 else set()
-    bad |= {"center"} if not cell["site"] else set()
+    bad |= {"center"} if not cell["site"] or hides_characters(cell["site"]) else set()
+    bad |= {"scanner"} if hides_characters(cell["scanner"]) else set()
     bad |= {"participant_id"} if not re.fullmatch("sub-[A-Za-z0-9+_-]+", cell["participant_id"]) else set()
     values = (cell["participant_id"], cell["site"], diagnosis, sex, age, cell["scanner"] or "unknown")
     return values, bad

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from test_travelling import NARROW, ScriptedCenters, count_harm, make_plan, run_loop, write_cohort
 
+from dqc_lib.aside import name_aside
 from dqc_lib.ledger import Ledger
 from dqc_lib.networks import load_sfcn
 from dqc_lib.quality import CalibratedRule, PublishedRule
@@ -262,8 +263,8 @@ def test_a_file_cut_in_the_middle_is_not_taken_for_a_whole_one(cohort, whole, mo
     assert "closing" in set(arm.ledger["stage"])
 
     def tear(path, write):
-        write(path.with_name(f"partial{path.suffix}"))
-        torn = path.with_name(f"partial{path.suffix}")
+        torn = name_aside(path)
+        write(torn)
         torn.write_bytes(torn.read_bytes()[:100])
         raise CutError
 

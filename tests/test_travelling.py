@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dqc_lib.aside import name_aside
 from dqc_lib.cohort import Cohort, read_bids, write_bids
 from dqc_lib.fisher import FLOOR, GradientScale
 from dqc_lib.ledger import Ledger
@@ -1580,7 +1581,7 @@ def test_a_run_folder_refuses_foreign_files_and_leaves_them(tmp_path):
 
 
 def test_a_run_killed_while_it_wrote_its_first_note_is_begun_anew(tmp_path):
-    (tmp_path / "partial.json").write_text("{")
+    name_aside(tmp_path / "run.json", process=2**22 + 1).write_text("{")
     RunFolder(tmp_path, {"name": "qc"}).finish()
     assert RunFolder(tmp_path, {"name": "qc"}).finished
 

@@ -328,6 +328,16 @@ def test_a_write_that_fails_keeps_the_file_that_was_there(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_volume_does_not_wait_for_the_disk_and_clears_up_after_a_killed_process(tmp_path, monkeypatch, killed_at):
+    monkeypatch.setattr("os.fsync", None)  # would be a TypeError
+    with killed_at(0):
+        write_volume(tmp_path / "a.nii.gz", make_array(), affine=AFFINE)
+    (left,) = tmp_path.iterdir()
+    assert left.name != "a.nii.gz"
+    path = write_volume(tmp_path / "a.nii.gz", make_array(), affine=AFFINE)
+    assert list(tmp_path.iterdir()) == [path] and read_volume(path).shape == make_array().shape
+
+
 def make_files(folder, n=3, **options):
     return {f"sub-{i}": save(folder / f"{i}.nii.gz", make_array(seed=i, **options)) for i in range(n)}
 

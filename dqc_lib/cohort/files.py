@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from dqc_lib.arguments import require_kind, require_path, require_text, show_value
+from dqc_lib.aside import write_aside, write_json
 from dqc_lib.cohort.paths import check_inside, list_allowed
+from dqc_lib.cohort.rows import MAX_BYTES, MISSING, read_rows
 from dqc_lib.cohort.table import OPTIONAL, Cohort, check_column, quote_values
-from dqc_lib.tables import unguard_text, write_table
+from dqc_lib.tables import write_table
 
-MISSING = ("", "n/a", "nan", "na")
 BIDS_NAME = "'sub-' and letters or digits"
 BIDS_PATTERN = r"sub-[A-Za-z0-9+_-]+"
 HINTS = {
@@ -58,6 +58,7 @@ def read_cohort(
     image_root: str | os.PathLike | None = None,
     sex_codes: Mapping[str, str] | None = None,
     trusted_folders: Iterable[str | os.PathLike] = (),
+    max_bytes: int = MAX_BYTES,
 ) -> Cohort:
     """Return the cohort of a BIDS folder, or of a table in the layout of the published scripts.
 
@@ -71,6 +72,8 @@ def read_cohort(
         For a published table.
     trusted_folders : iterable of path
         Where else images may lie, by an absolute path or a symbolic link; nowhere else unless given.
+    max_bytes : int
+        A table that is longer is refused; 64 MiB unless given.
 
     Raises
     ------
@@ -78,12 +81,13 @@ def read_cohort(
         If there is neither.
     """
     path = require_path("path", path)
+    limits = {"trusted_folders": trusted_folders, "max_bytes": max_bytes}
     if path.is_dir():
-        return read_bids(path, positive=positive, negative=negative, trusted_folders=trusted_folders)
+        return read_bids(path, positive=positive, negative=negative, **limits)
     if not path.exists():
         where = os.path.abspath(path)
         raise FileNotFoundError(f"{where}: no such file or folder; expected a BIDS folder or a published CSV")
-    return read_published_csv(path, image_root=image_root, sex_codes=sex_codes, trusted_folders=trusted_folders)
+    return read_published_csv(path, image_root=image_root, sex_codes=sex_codes, **limits)
 
 
 def read_bids(
@@ -92,6 +96,7 @@ def read_bids(
     positive: str = "PD",
     negative: str = "HC",
     trusted_folders: Iterable[str | os.PathLike] = (),
+    max_bytes: int = MAX_BYTES,
 ) -> Cohort:
     """Return the cohort of a BIDS folder.
 
@@ -105,26 +110,26 @@ def read_bids(
     trusted_folders : iterable of path
         Folders outside the cohort that its table and images may be symbolic links into; none unless given. Links that
         stay inside, such as those of DataLad, need no leave.
+    max_bytes : int
+        A table that is longer is refused before it is read; 64 MiB unless given.
 
     Raises
     ------
     FileNotFoundError
         If the table or a subject's image does not exist.
     ValueError
-        If a subject has several images, the table or an image lies outside the folder, links followed, or the table has
-        a fault (see `check_table`); if `positive` and `negative` are not two different words.
+        If a subject has several images, the table or an image lies outside the folder, links followed, or the table is
+        too long or has a fault (see `check_table`); if `positive` and `negative` are not two different words.
     """
     codes = _code_diagnoses(positive, negative)
     root = Path(os.path.abspath(require_path("folder", folder)))
     source = root / "participants.tsv"
     allowed = list_allowed(root, trusted_folders)
     check_inside(source, allowed, where="the table")
-    table = _read_rows(source, BIDS_COLUMNS, delimiter="\t")
+    table = read_rows(source, BIDS_COLUMNS, delimiter="\t", max_bytes=max_bytes)
     table = table.assign(scanner=table["scanner"].replace("", "unknown"))
     table = _decode_table(table, source, diagnosis=codes, sex=SEX_WORDS)
-    table["path"] = [_find_image(root, subject, source) for subject in table["subject"]]
-    for subject, image in zip(table["subject"], table["path"], strict=True):
-        check_inside(image, allowed, where=f"subject {subject!r}")
+    table["path"] = [_find_image(root, subject, source, allowed) for subject in table["subject"]]
     return _build(table, root, source)
 
 
@@ -139,10 +144,12 @@ def _code_diagnoses(positive: str, negative: str) -> dict[str, int]:
     return {positive: 1, negative: 0, "1": 1, "0": 0}
 
 
-def _find_image(root: Path, subject: str, source: Path) -> str:
+def _find_image(root: Path, subject: str, source: Path, allowed: list[Path]) -> str:
+    """Return the path of a subject's one image; nobody looks into a folder that lies elsewhere."""
     if not _is_bids_name(subject):
         raise ValueError(f"{source}: participant_id is {subject!r}; expected {BIDS_NAME}")
     folder = root / subject / "anat"
+    check_inside(folder, allowed, where=f"subject {subject!r}")
     found = sorted(path for ending in ("nii", "nii.gz") for path in folder.glob(f"{subject}*_T1w.{ending}"))
     if not found:
         raise FileNotFoundError(
@@ -151,6 +158,7 @@ def _find_image(root: Path, subject: str, source: Path) -> str:
     if len(found) > 1:
         names = quote_values(path.name for path in found)
         raise ValueError(f"subject {subject!r}: {len(found)} images in {folder} ({names}); expected exactly one")
+    check_inside(found[0], allowed, where=f"subject {subject!r}")
     return str(found[0])
 
 
@@ -160,6 +168,7 @@ def read_published_csv(
     image_root: str | os.PathLike | None = None,
     sex_codes: Mapping[str, str] | None = None,
     trusted_folders: Iterable[str | os.PathLike] = (),
+    max_bytes: int = MAX_BYTES,
 ) -> Cohort:
     """Return the cohort of a table in the layout of the published scripts.
 
@@ -176,18 +185,21 @@ def read_published_csv(
         Meaning of numeric codes, for instance {0: "F", 1: "M"}. The words F, M, female and male need none.
     trusted_folders : iterable of path
         Where else images may lie, for instance ["/mnt/data"]; ["/"] trusts every path of the table.
+    max_bytes : int
+        A table that is longer is refused before it is read; 64 MiB unless given.
 
     Raises
     ------
     FileNotFoundError
         If the CSV or a subject's image does not exist.
     ValueError
-        If an image lies elsewhere, ".." and symbolic links followed, or the table has a fault (see `check_table`).
+        If an image lies elsewhere, ".." and symbolic links followed, or the table is too long or has a fault (see
+        `check_table`).
     """
     source = Path(os.path.abspath(require_path("path", path)))
     if sex_codes is not None:
         require_kind("sex_codes", sex_codes, Mapping, such_as="{0: 'F', 1: 'M'}")
-    table = _read_rows(source, PUBLISHED_COLUMNS, delimiter=",").assign(scanner="unknown")
+    table = read_rows(source, PUBLISHED_COLUMNS, delimiter=",", max_bytes=max_bytes).assign(scanner="unknown")
     codes = {str(code): word for code, word in (sex_codes or {}).items()}
     if unknown := [word for word in codes.values() if word not in ("F", "M")]:
         raise ValueError(f"sex_codes has the meaning {show_value(unknown[0])}; expected 'F' or 'M'")
@@ -198,45 +210,8 @@ def read_published_csv(
     for subject, image in zip(table["subject"], table["path"], strict=True):
         check_inside(image, allowed, where=f"{source}: subject {subject!r}")
         if not Path(image).is_file():
-            raise FileNotFoundError(f"subject {subject!r}: no image {image}; expected a file, as named by {source}")
+            raise FileNotFoundError(f"subject {subject!r}: no image {image!r}; expected a file, as named by {source}")
     return _build(table, root, source)
-
-
-def _read_rows(source: Path, columns: Mapping[str, str], *, delimiter: str) -> pd.DataFrame:
-    """Return a file's columns under our names, every value a stripped text and n/a ""; refuse uneven lines."""
-    required = [name for name in columns if name not in OPTIONAL]
-    if not source.is_file():
-        raise FileNotFoundError(f"{source}: no such file; expected a table with the columns {quote_values(required)}")
-    try:
-        with source.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, delimiter=delimiter)
-            lines = [(reader.line_num, [value.strip() for value in line]) for line in reader if any(line)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{source}: not a table in UTF-8 text ({error})") from None
-    header = lines[0][1] if lines else []
-    _check_header(header, required, source)
-    if len(lines) == 1:
-        raise ValueError(f"{source}: the table has no rows; expected at least one subject")
-    for number, line in lines[1:]:
-        if len(line) != len(header):
-            raise ValueError(
-                f"{source}, line {number}: {len(line)} values; expected {len(header)}, one for each column"
-            )
-    values = [["" if value.lower() in MISSING else unguard_text(value) for value in line] for _, line in lines[1:]]
-    table = pd.DataFrame(values, columns=header, dtype=object)
-    return table[[name for name in columns if name in header]].rename(columns=columns)
-
-
-def _check_header(header: list[str], required: list[str], source: Path) -> None:
-    expected = f"expected {quote_values(required)}, came {quote_values(header)}"
-    for name in required:
-        if name not in header:
-            raise ValueError(f"{source}: column {name!r} is missing; {expected}")
-    for name in header:
-        if header.count(name) > 1:
-            raise ValueError(f"{source}: column {name!r} is there more than once; {expected}")
-        if name not in OPTIONAL and name.lower() in OPTIONAL:
-            raise ValueError(f"{source}: column {name!r} is not spelled as expected, {name.lower()!r}")
 
 
 def _decode_table(table: pd.DataFrame, source: Path, **codes: Mapping[str, object]) -> pd.DataFrame:
@@ -276,9 +251,12 @@ def write_bids(
 ) -> Path:
     """Write `participants.tsv` with its dictionary and `dataset_description.json`; return the table's path.
 
-    Images are not written here. Subjects must be named "sub-..." for `read_bids` to find theirs. A text that a
-    spreadsheet would take for a formula gets an apostrophe before it (see `dqc_lib.tables`), which `read_bids` takes
-    off again. A dataset description that is there already is kept unless `overwrite` is set.
+    Images are not written here. Each file is written aside and renamed, the table last: whatever moment this is cut
+    short at, there is a whole table with all that belongs to it, or none (with `overwrite`, the older one).
+
+    Subjects must be named "sub-..." for `read_bids` to find theirs. A text that a spreadsheet would take for a formula
+    gets an apostrophe before it (see `dqc_lib.tables`), which `read_bids` takes off again. A dataset description that
+    is there already is kept unless `overwrite` is set.
 
     Raises
     ------
@@ -304,16 +282,11 @@ def write_bids(
     dictionary = {name: DESCRIPTIONS[name] for name in table}
     dictionary["diagnosis"] = DESCRIPTIONS["diagnosis"] | {"Levels": {positive: "disease", negative: "control"}}
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(table, target, separator="\t")
-    _write_json(folder / "participants.json", dictionary)
+    write_json(folder / "participants.json", dictionary)
     description = folder / "dataset_description.json"
     if overwrite or not description.exists():
-        _write_json(description, {"Name": "Cohort of dqc_lib", "BIDSVersion": "1.9.0", "DatasetType": "raw"})
-    return target
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(description, {"Name": "Cohort of dqc_lib", "BIDSVersion": "1.9.0", "DatasetType": "raw"})
+    return write_aside(target, partial(write_table, table, separator="\t"))  # last: it says that all is there
 
 
 def _is_kept_by_a_file(text: str) -> bool:

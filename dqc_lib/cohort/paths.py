@@ -41,9 +41,9 @@ def check_inside(path: str | os.PathLike, allowed: Iterable[Path], *, where: str
         raise ValueError(f"{where}: path {os.fspath(path)!r} holds a null character; expected the path of a file")
     real = Path(os.path.realpath(path))
     if not any(real.is_relative_to(folder) for folder in allowed):
-        meant = "" if os.fspath(path) == str(real) else f" (that is, {real})"
+        meant = "" if os.fspath(path) == str(real) else f" (that is, {str(real)!r})"
         inside = ", ".join(str(folder) for folder in allowed)
         raise ValueError(
-            f"{where}: {os.fspath(path)}{meant} lies outside {inside}; expected a file inside, or its folder among "
+            f"{where}: {os.fspath(path)!r}{meant} lies outside {inside}; expected a file inside, or its folder among "
             "trusted_folders"
         )

@@ -6,7 +6,9 @@ import html
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 import pandas as pd
@@ -19,8 +21,11 @@ COLUMNS = REQUIRED + OPTIONAL
 ROLES = ("train", "verification", "test")
 PLACEMENTS = ("", "center", "single")
 MAX_AGE = 130.0
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Characters that are not seen but change what is: control characters, line ends, and those that turn text round."""
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Characters that change how others are shown: control characters, line ends, and those that turn text round."""
+UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp"})
+"""Unicode's categories of those that are not seen, so that two names could look the same: all of `CONTROL`, and those
+of no width."""
 NO_HARM = ("none", "no", "0", "false", "good", "clean", "n/a", "nan", "na")  # words for a good image, which is ""
 
 
@@ -171,8 +176,10 @@ def check_table(table: pd.DataFrame) -> None:
             check_column(table, name, [_is_text(value) for value in table[name]], "a text in Unicode")
     for name in ("subject", "center", "scanner", "harm"):
         if name in table:
-            seen = [CONTROL.search(value) is None for value in table[name]]
-            check_column(table, name, seen, "a text without control characters")
+            seen = [UNSEEN.isdisjoint(map(category, value)) for value in table[name]]
+            check_column(table, name, seen, "a text without control characters or others that are not seen")
+    plain = [CONTROL.search(value) is None for value in table["path"]]  # folders may be named with zero-width joiners
+    check_column(table, "path", plain, "a path without control characters")
     if "harm" in table:
         named = table["harm"].str.strip().str.lower()
         check_column(table, "harm", ~named.isin(NO_HARM), "'' (n/a in a file) for a good image, or the kind of harm")
@@ -227,5 +234,7 @@ def check_column(table: pd.DataFrame, column: str, good: Iterable[bool], expecte
 
 def quote_values(values: Iterable, *, most: int = 12) -> str:
     """Return the values for an error message, quoted and separated by commas; those after `most` are only counted."""
-    texts = [repr(value) for value in values]
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+    values = iter(values)
+    shown = ", ".join(repr(value) for value in islice(values, most))
+    left = sum(1 for _ in values)
+    return shown + (f" and {left} more" if left else "")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from dqc_lib.arguments import require_kind, require_path
+from dqc_lib.aside import is_aside, write_json
 from dqc_lib.cohort import Cohort, read_bids, write_bids
 from dqc_lib.notes import read_note
 from dqc_lib.phantom.painting import Recipe, load_template, paint_phantom
@@ -65,10 +66,10 @@ def _claim_folder(folder: Path, *, sites, recipe: Recipe, first: int) -> None:
                 f"{folder} holds phantoms of another recipe (see {note}); choose another folder or remove it"
             )
         return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not all(map(is_aside, folder.iterdir())):
         raise ValueError(f"{folder} holds files that are not phantoms (no recipe.json); choose an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(wanted, indent=2) + "\n")
+    write_json(note, wanted)
 
 
 def _write_images(table: pd.DataFrame, *, recipe: Recipe, progress: bool) -> None:

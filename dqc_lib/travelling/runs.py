@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from dqc_lib.arguments import require_kind, require_path
+from dqc_lib.aside import is_aside, write_aside, write_json
 from dqc_lib.cohort import Cohort
 from dqc_lib.evaluation import COUNTS, METRICS, evaluate_cycles
 from dqc_lib.ledger import COUNTS as VERIFICATION_COUNTS
@@ -75,7 +76,7 @@ class RunFolder:
                 raise ValueError(
                     f"{self.path} holds another run, with other {', '.join(keys)}; choose another folder or remove it"
                 )
-        elif self.path.exists() and not {file.name for file in self.path.iterdir()} <= {LOCK, "partial.json"}:
+        elif self.path.exists() and any(not is_aside(file) and file.name != LOCK for file in self.path.iterdir()):
             raise ValueError(f"{self.path} holds files that are not a run (no run.json); choose an empty folder")
         self._settings = wanted
         if self.finished:
@@ -144,12 +145,12 @@ class RunFolder:
     def _promote_last_model(self) -> None:
         """Give the model of the closing revisit the place of the last cycle's, which had to stay until the end: from it
         the closing revisit could be gone through again."""
-        with suppress(FileNotFoundError):  # there was none, or another process that reads the run was first
-            (self.path / CLOSING).replace(list_models(self.path)[-1])
+        for last in list_models(self.path)[-1:]:
+            with suppress(FileNotFoundError):  # there was none, or another process that reads the run was first
+                (self.path / CLOSING).replace(last)
 
     def _write_note(self, *, finished: bool) -> None:
-        note = {"finished": finished, "settings": self._settings}
-        write_aside(self._note, lambda path: path.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8"))
+        write_json(self._note, {"finished": finished, "settings": self._settings})
 
     @property
     def ledger_path(self) -> Path:
@@ -202,13 +203,6 @@ def list_models(folder: Path) -> list[Path]:
 
 def _read_number(path: Path) -> int:
     return int(path.stem.removeprefix("cycle-"))
-
-
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Let a file be written beside its place and put there when it is whole."""
-    aside = path.with_name(f"partial{path.suffix}")
-    write(aside)
-    aside.replace(path)
 
 
 def _copy_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

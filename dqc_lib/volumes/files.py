@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dqc_lib.arguments import require_path, require_sizes, require_text, require_whole, show_value
+from dqc_lib.aside import write_aside
 from dqc_lib.volumes.header import ENDINGS, MAX_VOXELS, VOXEL_TYPES, check_file
 
 if TYPE_CHECKING:
@@ -180,7 +181,8 @@ def _is_orientation(letters: str) -> bool:
 def write_volume(path: str | os.PathLike, array: np.ndarray, *, affine: np.ndarray, dtype: Any = None) -> Path:
     """Write a volume as NIfTI and return the path; the same input gives the same bytes.
 
-    The file is written aside and renamed, so that a killed run leaves either the whole file or none.
+    The file is written aside and renamed, so that a killed run leaves either the whole file or none. It does not wait
+    for the disk: a power cut can leave a file that is cut short, which `read_volume` refuses.
 
     Parameters
     ----------
@@ -206,14 +208,12 @@ def write_volume(path: str | os.PathLike, array: np.ndarray, *, affine: np.ndarr
     volume = Volume(_make_array("array", array), _make_array("affine", affine, dtype=float))
     image = _make_image(_convert(volume.array, dtype, path), volume.affine, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
+
+    def write(aside: Path) -> None:
         with _without_warnings():
             sitk.WriteImage(image, str(aside), useCompression=path.name.endswith(".gz"))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
+
+    return write_aside(path, write, durable=False)  # thousands of small files, and what reads them checks each
 
 
 def _make_array(name: str, values: Any, dtype: Any = None) -> np.ndarray:
