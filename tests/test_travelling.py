@@ -1623,15 +1623,15 @@ def test_a_process_that_looked_before_the_run_was_finished_leaves_it_finished(tm
 
 def test_a_model_is_saved_when_the_lines_that_led_to_it_lie_on_the_disk(tmp_path, monkeypatch):
     run, settled = RunFolder(tmp_path, {"name": "qc"}), []
-    monkeypatch.setattr(os, "fsync", lambda number: settled.append(os.readlink(f"/proc/self/fd/{number}")))
+    monkeypatch.setattr(os, "fsync", lambda number: settled.append(os.fstat(number).st_ino))
     engine = SimpleNamespace(
-        save=lambda path: settled.append("saved"),
+        save=lambda path: settled.append("saved") or path.touch(),
         score=lambda role: pd.DataFrame({"subject": ["a"], "diagnosis": [1], "score": [0.5]}),
     )
     run.ledger_path.touch()
-    monkeypatch.setattr(Path, "replace", lambda self, other: None)
     run.record_cycle(engine, arm="qc", cycle=0, counts=Counts(0, 1, 0, 1))
-    assert str(run.ledger_path.resolve()) in settled[: settled.index("saved")]
+    assert run.ledger_path.stat().st_ino in settled[: settled.index("saved")]
+    assert run.model_path(0).stat().st_ino in settled[settled.index("saved") :]
 
 
 def test_predictions_keep_the_names_of_centers_as_they_are(tmp_path):
