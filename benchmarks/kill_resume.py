@@ -15,6 +15,7 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,6 +35,7 @@ PARTS = {
     "nearest": {"arm": "qc", "rule": "calibrated", "verifying": "nearest"},
 }
 """What is killed: the run's name, which its folder begins with, and what is asked of the study."""
+REACH = 0.0  # of the calibrated rule, so that it suspects some in a study as small as this
 
 
 def run_part(folder: Path, part: str, *, seed: int) -> None:
@@ -43,6 +45,8 @@ def run_part(folder: Path, part: str, *, seed: int) -> None:
     study = dqc.Study(cohort, schedule=schedule, folder=folder, verifying=verifying, progress=False)
     import_keras()  # which takes its time
     print("begun", flush=True)
+    if options.get("rule") == "calibrated":
+        options["rule"] = study.make_rule("calibrated", reach=REACH)
     study.run(**options, name=part) if options else study.pretrain()
 
 
@@ -92,6 +96,12 @@ def kill_at(process: subprocess.Popen, run: Path, *, n_rows: int, seconds: float
 def count_rows(run: Path) -> int:
     """Return how many attempts the ledger of a run has."""
     return sum(path.read_bytes().count(b"\n") for path in run.parent.glob(f"{run.name}/ledger.jsonl"))
+
+
+def count_decisions(run: Path) -> dict[str, int]:
+    """Return how often the ledger of a run has each decision."""
+    lines = [line for path in run.parent.glob(f"{run.name}/ledger.jsonl") for line in path.read_text().splitlines()]
+    return dict(sorted(Counter(json.loads(line)["decision"] for line in lines).items()))
 
 
 def find_written(process: subprocess.Popen, run: Path) -> Path | None:
@@ -175,11 +185,13 @@ def main(arguments: list[str] | None = None) -> None:
             kills = len(range(number, options.kills, len(options.parts)))
             process, began = start(plain, part, seed=options.seed), time.monotonic()
             finish(process)
-            whole, rows = time.monotonic() - began, count_rows(plain / f"{part}-*")
+            whole, decisions = time.monotonic() - began, count_decisions(plain / f"{part}-*")
+            rows = sum(decisions.values())
             plan = {"kills": kills, "rows": rows, "pace": whole / max(rows, 1)}
             killed = disturb(disturbed, part, **plan, generator=generator, seed=options.seed)
             writing = [doing for doing in killed if doing != "at work"]
-            print(f"{part}: {rows} attempts, undisturbed {whole:.0f} s, killed {len(killed)} times", end="")
+            told = ", ".join(f"{n} {decision}" for decision, n in decisions.items())
+            print(f"{part}: {rows} attempts ({told}), undisturbed {whole:.0f} s, killed {len(killed)} times", end="")
             print(f", {len(writing)} of them while {', '.join(writing)}" if writing else "", flush=True)
             missing += kills - len(killed)
         differences = list_differences(plain, disturbed)

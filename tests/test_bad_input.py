@@ -540,7 +540,7 @@ FILES = [
         ValueError,
         "'sub-0'",
         "scanner is 'a\\rb'",
-        "printable",
+        "without control characters",
     ),
     case(
         "a name that is not BIDS",

@@ -147,7 +147,7 @@ def test_the_answer_does_not_tell_what_lies_behind_a_linked_folder(places, names
     with pytest.raises(ValueError) as caught:
         read_bids(folder)
     assert str(caught.value) == (
-        f"subject 'sub-1': '{folder}/sub-1/anat' (that is, '{outside}') lies outside {folder}; expected a file inside, "
+        f"subject 'sub-1': {folder}/sub-1/anat (that is, {outside}) lies outside {folder}; expected a file inside, "
         "or its folder among trusted_folders"
     )
 

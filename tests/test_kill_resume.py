@@ -31,7 +31,8 @@ done = len(ledger.read_text().splitlines()) if ledger.exists() else 0
 {extra}
 for at in range(done, {n_rows}):
     with ledger.open("a") as stream:
-        stream.write(json.dumps({{"at": at, "seconds": time.time()}}) + "\\n")
+        row = {{"at": at, "decision": "split" if at else "accepted", "seconds": time.time()}}
+        stream.write(json.dumps(row) + "\\n")
     time.sleep(0.005)
     write_aside(folder / "run.json", write)
 write_aside(folder / "run.json", write)
@@ -102,7 +103,7 @@ def test_every_part_of_the_study_is_killed_and_what_is_the_same_passes(monkeypat
     assert caught.value.code == 0, printed
     assert {options.get("arm") for options in PARTS.values()} == {None, "clean", "dirty", "qc"}
     for number, part in enumerate(PARTS):
-        assert f"{part}: {N_ROWS} attempts, undisturbed" in printed
+        assert f"{part}: {N_ROWS} attempts (1 accepted, 11 split), undisturbed" in printed
         assert f"killed {1 + (number < 2)} times" in printed.splitlines()[number]
     assert "identical" in printed
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from dqc_lib.arguments import require_kind, require_path, require_text, show_value
 from dqc_lib.aside import write_aside, write_json
-from dqc_lib.cohort.paths import check_inside, list_allowed
+from dqc_lib.cohort.paths import check_inside, list_allowed, show_path
 from dqc_lib.cohort.rows import MAX_BYTES, MISSING, read_rows
 from dqc_lib.cohort.table import OPTIONAL, Cohort, check_column, quote_values
 from dqc_lib.tables import write_table
@@ -210,7 +210,9 @@ def read_published_csv(
     for subject, image in zip(table["subject"], table["path"], strict=True):
         check_inside(image, allowed, where=f"{source}: subject {subject!r}")
         if not Path(image).is_file():
-            raise FileNotFoundError(f"subject {subject!r}: no image {image!r}; expected a file, as named by {source}")
+            raise FileNotFoundError(
+                f"subject {subject!r}: no image {show_path(image)}; expected a file, as named by {source}"
+            )
     return _build(table, root, source)
 
 

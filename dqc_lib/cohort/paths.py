@@ -20,6 +20,18 @@ def list_allowed(root: str | os.PathLike, trusted_folders: Iterable[str | os.Pat
     return [Path(os.path.realpath(folder)) for folder in (root, *trusted_folders)]
 
 
+def show_path(path: str | os.PathLike) -> str:
+    """Return a path for a message: as it is, or as Python writes it if a terminal would obey to a part of it.
+
+    Examples
+    --------
+    >>> show_path("a.nii"), show_path("a\\x1b[2J.nii")
+    ('a.nii', "'a\\\\x1b[2J.nii'")
+    """
+    text = os.fspath(path)
+    return text if text.isprintable() else repr(text)
+
+
 def check_inside(path: str | os.PathLike, allowed: Iterable[Path], *, where: str) -> None:
     """Raise unless a path lies inside one of the folders of `list_allowed`, ".." and symbolic links followed.
 
@@ -41,9 +53,9 @@ def check_inside(path: str | os.PathLike, allowed: Iterable[Path], *, where: str
         raise ValueError(f"{where}: path {os.fspath(path)!r} holds a null character; expected the path of a file")
     real = Path(os.path.realpath(path))
     if not any(real.is_relative_to(folder) for folder in allowed):
-        meant = "" if os.fspath(path) == str(real) else f" (that is, {str(real)!r})"
+        meant = "" if os.fspath(path) == str(real) else f" (that is, {show_path(real)})"
         inside = ", ".join(str(folder) for folder in allowed)
         raise ValueError(
-            f"{where}: {os.fspath(path)!r}{meant} lies outside {inside}; expected a file inside, or its folder among "
+            f"{where}: {show_path(path)}{meant} lies outside {inside}; expected a file inside, or its folder among "
             "trusted_folders"
         )
