@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_travelling import NARROW, ScriptedCenters, count_harm, make_plan, run_loop, write_cohort
+from test_travelling import NARROW, ScriptedCenters, count_harm, make_plan, read_state, run_loop, write_cohort
 
 from dqc_lib import aside
 from dqc_lib.aside import name_aside
+from dqc_lib.cohort import read_bids, split_by_subject
 from dqc_lib.ledger import Ledger
-from dqc_lib.networks import load_sfcn
+from dqc_lib.networks import build_sfcn, load_sfcn
 from dqc_lib.quality import CalibratedRule, PublishedRule
-from dqc_lib.travelling import RunFolder, Schedule, Study, runs, travel
+from dqc_lib.travelling import LocalCenters, RunFolder, Schedule, Study, group_by_center, runs, travel
 
 
 class CutError(Exception):
@@ -253,6 +254,35 @@ def test_a_pretraining_cut_anywhere_ends_as_one_that_was_not(name, after, cohort
     assert cuts >= 3
     (folder,), (expected,) = tmp_path.glob("pretraining-*"), whole.glob("pretraining-*")
     assert_same_run(folder, expected)
+
+
+def test_a_model_rounds_in_another_process_as_it_would_have_in_the_first(tmp_path):
+    samples = split_by_subject(read_bids(Path(__file__).parent.parent / "data_samples"), seed=0)
+    engine = LocalCenters(samples, build_sfcn((40, 48, 40), width=NARROW))
+    center, members = max(group_by_center(samples).items(), key=lambda item: len(item[1]))
+    assert len(members) >= 5
+    engine.train(center, members[:5])
+    engine.train(center, members[:3])
+    engine.save(tmp_path / "model.keras")
+    engine.train(center, members[:2])
+    again = LocalCenters(samples, load_sfcn(tmp_path / "model.keras"), volumes=engine.volumes)
+    before = read_state(again)
+    again.rehearse([5, 5, 3, 2])
+    assert all(np.array_equal(a, b) for a, b in zip(read_state(again), before, strict=True))
+    again.train(center, members[:2])
+    assert all(np.array_equal(a, b) for a, b in zip(read_state(again), read_state(engine), strict=True))
+
+
+def test_a_study_that_goes_on_rehearses_the_steps_of_the_cycles_behind_it(cohort, whole, monkeypatch):
+    tiny, rehearsed = open_study(cohort, whole), []
+    monkeypatch.setattr(LocalCenters, "rehearse", lambda self, sizes: rehearsed.append(list(sizes)))
+    with monkeypatch.context() as patched, pytest.raises(CutError):
+        cut_at(patched, RunFolder, "record_cycle", 1, after=True)
+        tiny.run("dirty", name="rehearsed")
+    assert rehearsed == []
+    ledger = tiny.run("dirty", name="rehearsed").ledger
+    first, second, *_ = sorted(set(ledger["cycle"]))
+    assert rehearsed == [ledger.loc[ledger["cycle"] <= second, "n"].tolist()] and first < second
 
 
 def test_a_file_cut_in_the_middle_is_not_taken_for_a_whole_one(cohort, whole, monkeypatch):

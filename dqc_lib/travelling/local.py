@@ -235,6 +235,18 @@ class LocalCenters:
     def _predict(self, subjects: Iterable[str]) -> np.ndarray:
         return predict_subjects(self.model, self.volumes, list(subjects))
 
+    def rehearse(self, sizes: Iterable[int]) -> None:
+        """Have graphs made for steps on so many images, in this order, and leave the model as it is.
+
+        TensorFlow makes one graph for the first number of images that it meets and one for all others, which rounds
+        otherwise. So a process that goes on where another stopped has to have met the same ones first.
+        """
+        state = take_snapshot(self.model)
+        for n in list(dict.fromkeys(sizes))[:2]:
+            blank = np.zeros((n, *self.volumes.shape, 1), dtype=np.float32)
+            train_on(self.model, blank, np.zeros((n, 1), dtype=np.float32), most=self._most)
+        restore_snapshot(self.model, state)
+
     def snapshot(self) -> State:
         """Return a copy of the model and its optimizer, and what is known of its scores."""
         return State(take_snapshot(self.model), self._outlook, self._moved)

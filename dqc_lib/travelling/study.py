@@ -230,10 +230,17 @@ class Study:
         options = {"verifying": verifying, "batch_size": self.schedule.batch_size}
         return LocalCenters(self.cohort, model, volumes=self.volumes, **options)
 
-    def _travel(self, run: RunFolder, engine: LocalCenters, cycles, *, arm: str, **options) -> None:
+    def _travel(
+        self, run: RunFolder, engine: LocalCenters, cycles, *, arm: str, ledger: Ledger, completed: int, **options
+    ) -> None:
+        behind = {cycle.number for cycle in cycles[:completed]}
+        if behind:
+            engine.rehearse(row["n"] for row in ledger if row["stage"] == options["stage"] and row["cycle"] in behind)
         travel(
             engine,
             cycles,
+            ledger=ledger,
+            completed=completed,
             revisit_after=self.schedule.revisit_after,
             after_cycle=lambda cycle, counts: run.record_cycle(engine, arm=arm, cycle=cycle, counts=counts),
             progress=self.progress,
