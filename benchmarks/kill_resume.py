@@ -35,6 +35,7 @@ PARTS = {
     "nearest": {"arm": "qc", "rule": "calibrated", "verifying": "nearest"},
 }
 """What is killed: the run's name, which its folder begins with, and what is asked of the study."""
+FILES = 3  # that the end of a cycle writes
 REACH = 0.0  # of the calibrated rule, so that it suspects some in a study as small as this
 
 
@@ -64,8 +65,10 @@ def finish(process: subprocess.Popen) -> None:
         raise SystemExit(f"a process ended with {process.returncode}, see above")
 
 
-def kill_at(process: subprocess.Popen, run: Path, *, n_rows: int, seconds: float, while_writing: bool) -> str | None:
-    """Kill the process some time after its run has so many attempts, or from then on when it writes a file aside.
+def kill_at(
+    process: subprocess.Popen, run: Path, *, n_rows: int, last: int, seconds: float, passed_by: int | None = None
+) -> str | None:
+    """Kill the process some time after its run has so many attempts, or from then on while it writes a file aside.
 
     Return what it was doing, or None if it came to its end first.
 
@@ -74,16 +77,24 @@ def kill_at(process: subprocess.Popen, run: Path, *, n_rows: int, seconds: float
     process : Popen
     run : path
         With a pattern in its last part, for the folder need not be there yet.
-    n_rows : int
+    n_rows, last : int
+        From how many attempts on, and how many there will be: when they are all there, nothing is waited for but a
+        file.
     seconds : float
-    while_writing : bool
+    passed_by : int, optional
+        Kill while a file is written, and let so many others be written before.
     """
-    until = math.inf
+    until, met = math.inf, set()
     while process.poll() is None:
-        if until == math.inf and count_rows(run) >= n_rows:
+        n_found = count_rows(run)
+        if until == math.inf and n_found >= n_rows:
             until = time.monotonic() + seconds
-        written = find_written(process, run) if while_writing else None
-        if time.monotonic() >= until and (written or not while_writing):
+        ripe, written = time.monotonic() >= until or n_found >= last, None
+        if ripe and passed_by is not None:
+            written = find_written(process, run)
+            met |= {written} if written else set()
+            ripe = written is not None and (len(met) > passed_by or n_found >= last)
+        if ripe:
             process.kill()
             process.wait()
             half = written is not None and written.exists()  # and not renamed since it was found
@@ -132,7 +143,8 @@ def disturb(
     for at in range(kills):
         n_rows, seconds = int((at + generator.random()) / kills * rows), generator.uniform(0, 2 * pace)
         process = start(folder, part, seed=seed)
-        doing = kill_at(process, run, n_rows=n_rows, seconds=seconds, while_writing=at % 2 == 1)
+        passed_by = generator.randrange(FILES) if at % 2 else None
+        doing = kill_at(process, run, n_rows=n_rows, last=rows, seconds=seconds, passed_by=passed_by)
         if doing is None:
             return killed
         killed.append(doing)

@@ -55,14 +55,14 @@ def test_what_an_earlier_kill_left_is_not_taken_for_a_file_that_is_being_written
     process = start_program("import time; time.sleep(0.5)")
     for left in (run / "partial.json", name_aside(run / "run.json"), name_aside(run / "a.csv", process=2**22 + 1)):
         left.write_text("half")
-    assert kill_at(process, tmp_path / "clean-*", n_rows=0, seconds=0, while_writing=True) is None
+    assert kill_at(process, tmp_path / "clean-*", n_rows=0, last=0, seconds=0, passed_by=0) is None
 
 
 def test_a_process_is_killed_while_it_writes_and_the_file_is_named(tmp_path):
     code = "import os, sys, time; open(f'{sys.argv[1]}/partial.{os.getpid()}.a.csv', 'w').close(); time.sleep(600)"
     (tmp_path / "clean-1").mkdir()
     process = start_program(code, tmp_path / "clean-1")
-    doing = kill_at(process, tmp_path / "clean-*", n_rows=0, seconds=0, while_writing=True)
+    doing = kill_at(process, tmp_path / "clean-*", n_rows=0, last=9, seconds=0, passed_by=0)
     assert doing == "writing a.csv"
     assert process.returncode == -signal.SIGKILL
 
@@ -70,14 +70,36 @@ def test_a_process_is_killed_while_it_writes_and_the_file_is_named(tmp_path):
 def test_a_process_is_killed_at_its_attempt(tmp_path, monkeypatch):
     replace_study(monkeypatch, n_rows=10_000)
     process = kill_resume.start(tmp_path, "clean")
-    assert kill_at(process, tmp_path / "clean-*", n_rows=4, seconds=0, while_writing=False) == "at work"
+    assert kill_at(process, tmp_path / "clean-*", n_rows=4, last=10_000, seconds=0) == "at work"
     assert process.returncode == -signal.SIGKILL
     assert kill_resume.count_rows(tmp_path / "clean-*") >= 4
 
 
+def test_files_before_the_one_asked_for_are_let_through(tmp_path):
+    code = """
+import os, sys, time
+for name in "abc":
+    place = f"{sys.argv[1]}/partial.{os.getpid()}.{name}.csv"
+    open(place, "w").close()
+    time.sleep(0.2 if name != "c" else 600)
+    os.remove(place)
+"""
+    (tmp_path / "clean-1").mkdir()
+    process = start_program(code, tmp_path / "clean-1")
+    doing = kill_at(process, tmp_path / "clean-*", n_rows=0, last=9, seconds=0, passed_by=2)
+    assert doing == "writing c.csv"
+
+
+def test_when_all_attempts_are_there_no_more_time_is_let_pass(tmp_path, monkeypatch):
+    (tmp_path / "clean-1").mkdir()
+    (tmp_path / "clean-1" / "ledger.jsonl").write_text("{}\n{}\n")
+    process = start_program("import time; time.sleep(600)")
+    assert kill_at(process, tmp_path / "clean-*", n_rows=1, last=2, seconds=600) == "at work"
+
+
 def test_a_process_that_fails_ends_all(tmp_path):
     with pytest.raises(SystemExit, match="a process ended with 3"):
-        kill_at(start_program("raise SystemExit(3)"), tmp_path / "clean-*", n_rows=1, seconds=0, while_writing=False)
+        kill_at(start_program("raise SystemExit(3)"), tmp_path / "clean-*", n_rows=1, last=1, seconds=0)
 
 
 def test_kills_are_spread_over_all_attempts_and_every_other_one_falls_into_a_file(tmp_path, monkeypatch):
@@ -85,7 +107,7 @@ def test_kills_are_spread_over_all_attempts_and_every_other_one_falls_into_a_fil
     asked, original = [], kill_at
 
     def note(*arguments, **options):
-        asked.append((options["n_rows"], options["while_writing"]))
+        asked.append((options["n_rows"], options["passed_by"] is not None))
         return original(*arguments, **options)
 
     monkeypatch.setattr(kill_resume, "kill_at", note)
