@@ -580,3 +580,16 @@ def test_the_hint_says_how_to_name_other_words_and_codes(tmp_path):
     with pytest.raises(ValueError, match=r"sex is '1'; expected .*sex_codes="):
         read_published_csv(path)
     assert list(read_published_csv(path, sex_codes={0: "F", 1: "M"}).table["sex"]) == ["M"]
+
+
+def test_a_name_that_is_longer_than_any_file_can_have_is_that_of_no_image(tmp_path):
+    subject = "sub-" + "x" * 300
+    (tmp_path / "participants.tsv").write_text(
+        f"participant_id\tsite\tdiagnosis\tsex\tage\tscanner\n{subject}\tA\tPD\tF\t60\tX\n"
+    )
+    with pytest.raises(FileNotFoundError, match=f"^subject '{subject}': no image .* expected exactly one$"):
+        read_bids(tmp_path)
+    path = tmp_path / "cohort.csv"
+    path.write_text(f"Subject,Study,Path,Group_bin,Sex,Age\nP1,A,{'x' * 300}.nii,1,F,60\n")
+    with pytest.raises(FileNotFoundError, match="^subject 'P1': no image .*xxx.nii'?; expected a file, as named by"):
+        read_published_csv(path)

@@ -150,7 +150,9 @@ def _find_image(root: Path, subject: str, source: Path, allowed: list[Path]) -> 
         raise ValueError(f"{source}: participant_id is {subject!r}; expected {BIDS_NAME}")
     folder = root / subject / "anat"
     check_inside(folder, allowed, where=f"subject {subject!r}")
-    found = sorted(path for ending in ("nii", "nii.gz") for path in folder.glob(f"{subject}*_T1w.{ending}"))
+    found = []
+    if os.path.isdir(folder):  # pathlib raises where a name is longer than a folder's can be
+        found = sorted(path for ending in ("nii", "nii.gz") for path in folder.glob(f"{subject}*_T1w.{ending}"))
     if not found:
         raise FileNotFoundError(
             f"subject {subject!r}: no image {subject}*_T1w.nii.gz in {folder}; expected exactly one"
@@ -209,7 +211,7 @@ def read_published_csv(
     allowed = list_allowed(root, trusted_folders)
     for subject, image in zip(table["subject"], table["path"], strict=True):
         check_inside(image, allowed, where=f"{source}: subject {subject!r}")
-        if not Path(image).is_file():
+        if not os.path.isfile(image):  # pathlib raises where a name is longer than a file's can be
             raise FileNotFoundError(
                 f"subject {subject!r}: no image {show_path(image)}; expected a file, as named by {source}"
             )

@@ -21,6 +21,7 @@ SEEDS = (
     + b"sub-1\tA\tPD\tF\t61.5\tX\ttrain\tn/a\tn/a\nsub-2\tB\tHC\tmale\t58\tn/a\ttest\tblank\tsingle\n",
     b"\1" + HEADERS[1] + b"P1,S1,a.nii.gz,1,F,61\nP2,S2,./a.nii.gz,0.0,M,5e1\n",
     b'\2sub-1\tA\t"PD"\tF\t61\tX\ttrain\t\t\n\nsub-2\t"A ""B"""\t0\tm\t0\tX\tverification\t\t\n',
+    b"\3P1,A," + b"x" * 300 + b".nii,1,F,61\n",
     b"\3P1,\xc3\x85,a.nii.gz,1,F,61\r\nP2,S2,a.nii.gz,0,M,58\r\n",
 )
 
