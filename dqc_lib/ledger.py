@@ -264,7 +264,7 @@ def summarize_centers(frame: pd.DataFrame) -> pd.DataFrame:
     require_rows(frame, ("center", "decision", "subjects"))
     groups = frame.groupby("center", sort=False)
     summary = pd.DataFrame({"attempts": groups.size()})
-    summary["rejected"] = (frame["decision"] != "accepted").groupby(frame["center"], sort=False).sum().astype("int64")
+    summary["rejected"] = (frame["decision"] != "accepted").groupby(frame["center"]).sum().astype("int64")
     summary["share_rejected"] = summary["rejected"] / summary["attempts"]
     long = frame.explode("subjects")
     for name, rows in (
@@ -303,7 +303,7 @@ def summarize_subjects(frame: pd.DataFrame) -> pd.DataFrame:
         eliminated=("elimination", "any"),
         last_decision=("decision", "last"),
     )
-    cycles = long[long["elimination"]].groupby("subject")["cycle"].min().reindex(summary.index).astype("Int64")
+    cycles = long[long["elimination"]].groupby("subject")["cycle"].min().astype("Int64")
     summary = summary.astype({"visits": "int64", "singles": "int64", "deferred": "int64", "eliminated": bool})
     summary.insert(5, "eliminated_cycle", cycles)
     return summary

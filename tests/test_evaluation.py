@@ -317,6 +317,7 @@ def cohort():
 def test_the_truth_counts_centers_singles_and_good_images_apart(cohort):
     found = compare_to_truth(["sub-a", "sub-d", "sub-a"], cohort)
     assert list(found.index) == ["harmful in whole centers", "harmful single images", "good images"]
+    assert found.index.name == "images"
     assert list(found["n"]) == [2, 1, 2]
     assert list(found["eliminated"]) == [1, 0, 1]
     assert list(found["share"]) == [0.5, 0.0, 0.5]

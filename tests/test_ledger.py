@@ -260,3 +260,22 @@ def test_a_ledger_shows_itself_escaped(tmp_path):
     ledger = Ledger(tmp_path / "<b>.jsonl")
     ledger.append(**make_row())
     assert ledger._repr_html_() == "<b>Ledger</b> &lt;b&gt;.jsonl: 1 attempts (1 accepted)"
+
+
+def test_a_ledger_in_memory_counts_its_decisions():
+    ledger = Ledger()
+    assert ledger._repr_html_() == "<b>Ledger</b> in memory: 0 attempts"
+    for row in (make_row(), make_row(decision="split"), make_row()):
+        ledger.append(**row)
+    assert ledger._repr_html_() == "<b>Ledger</b> in memory: 3 attempts (2 accepted, 1 split)"
+
+
+def test_summaries_are_in_the_order_of_first_attempts():
+    ledger = Ledger()
+    ledger.append(**make_row(center="B", subjects=["z", "y"], n=2))
+    ledger.append(**make_row(center="A", subjects=["x"], n=1))
+    ledger.append(**make_row(center="B", subjects=["a"], n=1, decision="split"))
+    centers, subjects = summarize_centers(ledger.to_frame()), summarize_subjects(ledger.to_frame())
+    assert centers.index.tolist() == ["B", "A"] and centers["rejected"].tolist() == [1, 0]
+    assert subjects.index.tolist() == ["z", "y", "x", "a"] and subjects["center"].tolist() == ["B", "B", "A", "B"]
+    assert subjects["eliminated_cycle"].isna().all() and subjects["eliminated_cycle"].dtype == "Int64"

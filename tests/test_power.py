@@ -113,6 +113,24 @@ def test_the_table_holds_every_tolerance_and_number():
     assert table.loc[table["subjects"] == 0, ["false_alarm", "detection"]].eq(0).all(axis=None)
 
 
+def test_a_table_of_one_image_and_of_patients_or_controls_alone():
+    held = {"tolerances": [0.05], "harmless": StepEffect(0.01), "harmful": StepEffect(0.1, 0.02)}
+    pd.testing.assert_frame_equal(tabulate_alarms([20], **held), tabulate_alarms([20], **held, n=1, patients=0.5))
+    assert not tabulate_alarms([20], **held).equals(tabulate_alarms([20], **held, n=2))
+    for patients, n_pos in ((0, 0), (1, 20)):
+        table = tabulate_alarms([20], **held, patients=patients)
+        assert table[["n_neg", "n_pos"]].to_numpy().tolist() == [[20 - n_pos, n_pos]]
+
+
+def test_promises_are_kept_by_what_equals_them_and_tolerances_stay_in_their_order():
+    table = pd.DataFrame(
+        {"tolerance": [0.2, 0.1], "subjects": [10, 20], "false_alarm": [0.05, 0.05], "detection": [0.8, 0.8]}
+    )
+    found = find_fewest(table, false_alarm=0.05, detection=0.8)
+    assert found.to_dict("list") == {"tolerance": [0.2, 0.1], "subjects": [10, 20]}
+    assert found["subjects"].dtype == "Int64"
+
+
 def test_the_fewest_subjects_hold_for_all_larger_numbers_too():
     table = pd.DataFrame(
         {

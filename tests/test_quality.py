@@ -191,6 +191,7 @@ def test_the_level_is_the_share_of_watched_images_at_or_above_the_limit_the_new_
     watched = make_watch(*range(11))
     assert CalibratedRule.from_watch(watched).level == pytest.approx(1 / 12), "none of 11 lies above exp(25)"
     assert CalibratedRule.from_watch(watched, reach=0.1).level == pytest.approx(2 / 12), "the largest, 10, is the limit"
+    assert CalibratedRule.from_watch(watched, reach=0).limit <= CalibratedRule.from_watch(watched, reach=0.1).limit
     assert CalibratedRule.from_watch(make_watch(3.0), reach=1.0).level == 1, "equal norms lie at it"
 
 
@@ -542,7 +543,7 @@ def test_the_product_of_looks_that_are_the_same_breaks_the_bound_that_the_averag
         ([0.1, 0.2], {"level": 0.1, "planned": 1}, "1 looks were planned, and 2 p-values came"),
         ([0.1, 0.0], {"level": 0.1}, r"p-values must be above 0 and at most 1, got \[0.1, 0.0\]"),
         ([math.nan], {"level": 0.1, "combine": "product"}, r"p-values must be above 0 and at most 1, got \[nan\]"),
-        ([7.0], {"level": 0.1}, r"p-values must be above 0 and at most 1, got \[7.0\]"),
+        ([1.5], {"level": 0.1}, r"p-values must be above 0 and at most 1, got \[1.5\]"),
     ],
 )
 def test_evidence_that_cannot_be_is_refused(p_values, options, message):
@@ -596,6 +597,11 @@ def test_whichever_subjects_changed_sides_their_score_is_at_least_the_one_that_c
 def test_drift_of_other_subjects_is_refused(now):
     with pytest.raises(ValueError, match="drift needs counts of the same subjects; the floor is .*n_neg=9.*, now "):
         DriftGuard(Counts(1, 9, 1, 4)).find_drift(now)
+
+
+def test_a_limit_of_no_standard_error_is_refused():
+    with pytest.raises(ValueError, match=r"^limit must be a positive number of standard errors, got 0$"):
+        DriftGuard(Counts(1, 9, 1, 4), limit=0)
 
 
 def test_a_slow_decay_that_the_published_rule_accepts_step_by_step_is_found():
@@ -876,5 +882,6 @@ class Named(Nameless):
 
 def test_a_rule_that_tells_where_it_lies_instead_of_what_it_is_is_refused():
     assert describe_rule(Named()) == "Named()"
-    with pytest.raises(ValueError, match=r"the rule is <.*Nameless object at 0x.*make it a dataclass, or give it"):
+    with pytest.raises(ValueError, match=r"^the rule is <.*Nameless object at 0x") as caught:
         describe_rule(Nameless())
+    assert str(caught.value).endswith("would not be found again; make it a dataclass, or give it a __repr__")

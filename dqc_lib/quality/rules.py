@@ -68,7 +68,7 @@ def describe_rule(rule: object) -> str:
     if is_dataclass(rule):
         parts = [f"{field.name}={_describe(getattr(rule, field.name))}" for field in fields(rule)]
         text = f"{type(rule).__qualname__}({', '.join(parts)})"
-    if re.search(r" at 0x[0-9a-fA-F]+>", text):
+    if re.search(r" at 0x[0-9a-fA-F]", text):
         raise ValueError(
             f"the rule is {text}, which says where it lies and not what it is, so that its run would not be found "
             "again; make it a dataclass, or give it a __repr__"
