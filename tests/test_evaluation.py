@@ -275,6 +275,15 @@ def test_arms_may_have_other_cycles_and_other_subjects(table):
     ]
 
 
+def test_groups_of_cycles_are_as_small_as_they_are_unless_a_least_number_is_asked_for(table):
+    predictions = table.assign(arm="clean", cycle=0)
+    pd.testing.assert_frame_equal(evaluate_cycles(predictions), evaluate_cycles(predictions, threshold=0.5, min_n=1))
+    found = evaluate_cycles(predictions, by=["sex"], min_n=3).set_index("group")
+    assert found["n"].to_dict() == {"all": 6, "F": 2, "M": 4}
+    assert math.isnan(found.loc["F", "accuracy"]) and not math.isnan(found.loc["M", "accuracy"])
+    assert not math.isnan(evaluate_cycles(predictions, by=["sex"], min_n=2).set_index("group").loc["F", "accuracy"])
+
+
 def test_cycles_without_subgroups_need_no_age(table):
     predictions = table.drop(columns=["sex", "age"]).assign(arm="clean", cycle=0)
     assert len(evaluate_cycles(predictions, by=())) == 1

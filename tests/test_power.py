@@ -172,6 +172,7 @@ def test_a_number_out_of_range_gives_one_clear_error(change, said):
         ({"wrong": "ab"}, "wrong must be a probability.*came 'ab'"),
         ({"wrong": None}, "wrong must be a probability.*came None"),
         ({"wrong": (0.1, 0.7), "right": 0.4}, "at most 1 together; came 0.7 and 0.4 for patients"),
+        ({"wrong": (0.7, 0.1), "right": 0.4}, "at most 1 together; came 0.7 and 0.4 for controls"),
     ],
 )
 def test_an_effect_that_is_none_gives_one_clear_error(arguments, said):
