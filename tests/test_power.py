@@ -151,6 +151,7 @@ def test_the_fewest_subjects_hold_for_all_larger_numbers_too():
     ("change", "said"),
     [
         ({"tolerance": -0.1}, "tolerance must be a finite number of at least 0; came -0.1"),
+        ({"tolerance": math.inf}, "tolerance must be a finite number of at least 0; came inf"),
         ({"tolerance": math.nan}, "tolerance must be a finite number of at least 0; came nan"),
         ({"tolerance": "0.1"}, "tolerance must be a finite number of at least 0; came '0.1'"),
         ({"n_neg": -1}, "n_neg must be a whole number of at least 0; came -1"),

@@ -87,6 +87,8 @@ def test_where_all_resamples_agree_shares_get_the_exact_interval_and_others_none
     assert list(men.loc["accuracy", ["low", "high"]]) == pytest.approx([math.sqrt(0.025), 1.0])
     assert list(men.loc["sensitivity", ["low", "high"]]) == pytest.approx([0.025, 1.0])
     assert men.loc["accuracy", "note"] == "exact interval: all resamples agree"
+    half = report(tiny, min_n=1, min_class=1, confidence=0.5).groups.query("group == 'M'").set_index("metric")
+    assert list(half.loc["accuracy", ["low", "high"]]) == pytest.approx([math.sqrt(0.25), 1.0])
     assert men.loc[["f1", "auroc"], ["low", "high"]].isna().all(axis=None)
     assert set(men.loc[["f1", "auroc"], "note"]) == {"no interval: all resamples agree"}
 
@@ -441,12 +443,36 @@ def test_the_table_shows_intervals_and_reasons_and_no_nan(tiny):
     assert certain.loc[2, "accuracy"] == "1.00 (0.16 to 1.00)"
 
 
+def test_the_table_is_of_the_cycle_asked_for_and_of_the_last_one_otherwise(tiny):
+    turned = tiny.assign(score=1 - tiny["score"])
+    found = report(pd.concat([turned.assign(cycle=2), tiny.assign(cycle=7)]), min_n=1, min_class=1)
+    for cycle, alone in ((2, turned), (7, tiny), (None, tiny)):
+        expected = report(alone, min_n=1, min_class=1).table()
+        pd.testing.assert_frame_equal(found.table(cycle=cycle), expected)
+        assert set(expected.columns) == {"subgroup", "group", "n", "n_positive", "n_negative", *METRICS}
+
+
 def test_the_table_refuses_what_the_report_does_not_hold(tiny):
-    found = report(tiny.assign(cycle=4), min_n=1, min_class=1)
-    with pytest.raises(ValueError, match="cycle must be one of 4; came 3"):
+    found = report(pd.concat([tiny.assign(cycle=cycle) for cycle in (4, 2)]), min_n=1, min_class=1)
+    with pytest.raises(ValueError, match="^cycle must be one of 2, 4; came 3$"):
         found.table(cycle=3)
-    with pytest.raises(ValueError, match="metrics must be among accuracy.*; came kappa"):
-        found.table(metrics=["kappa"])
+    known = "accuracy, sensitivity, specificity, f1, auroc"
+    with pytest.raises(ValueError, match=f"^metrics must be among {known}; came kappa, lift$"):
+        found.table(metrics=["kappa", "auroc", "lift"])
+
+
+def test_a_report_says_of_itself_how_many_groups_are_too_small(tiny):
+    start = "<b>SubgroupReport</b>: 6 subjects; "
+    ends = "too small for a metric; 90 % intervals from 1,000 resamples"
+    for by, least, said in (
+        (["sex"], 3, "2 groups by sex, 1 of them"),
+        (["sex"], 1, "2 groups by sex, 0 of them"),
+        (["sex", "scanner"], 7, "3 groups by sex, scanner, 3 of them"),
+        ([], 1, "0 groups by nothing, 0 of them"),
+    ):
+        table = tiny.assign(scanner="A")
+        shown = report(table, by=by, min_n=least, min_class=1, confidence=0.9)._repr_html_()
+        assert shown == f"{start}{said} {ends}"
 
 
 def test_hostile_names_are_escaped_where_the_report_shows_itself():
