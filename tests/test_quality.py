@@ -415,9 +415,10 @@ def worst_looks(rng, watched, looks, level):
     return (edges[ranks] + edges[ranks + 1]) / 2
 
 
-@pytest.mark.parametrize(
-    ("draw", "expected"), [(same_look, 0.05), (new_looks, None), (worst_looks, 0.2)], ids=lambda x: str(x)
-)
+LOOKS = {"always the same": (same_look, 0.05), "new ones": (new_looks, None), "the worst": (worst_looks, 0.2)}
+
+
+@pytest.mark.parametrize(("draw", "expected"), LOOKS.values(), ids=LOOKS)
 def test_a_good_image_is_eliminated_as_rarely_as_promised(draw, expected):
     rng, runs, alpha, looks, m = np.random.default_rng(5), 3000, 0.2, 8, 39
     gone = 0
