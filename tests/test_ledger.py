@@ -77,6 +77,27 @@ def test_numpy_numbers_and_tuples_are_written_as_plain_values(tmp_path):
     assert json.loads(path.read_text()) == make_row(loss=0.5)
 
 
+def test_the_largest_number_that_a_column_holds_is_written_and_tabulated(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(**make_row(cycle=2**63 - 1))
+    assert Ledger.read(ledger.path).to_frame()["cycle"].tolist() == [2**63 - 1]
+
+
+def test_one_error_of_one_subject_is_a_rate_of_1():
+    ledger = Ledger()
+    ledger.append(**make_row(fp=1, n_neg=1, fn=0, n_pos=0))
+    frame = ledger.to_frame()
+    assert frame["false_positive_rate"].tolist() == [1.0]
+    assert frame["false_negative_rate"].isna().tolist() == [True], "of nobody there is none"
+
+
+def test_a_whole_line_that_only_begins_like_a_row_is_no_row_that_was_cut_short(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(b'{"cycle": 3, "stage"\n')
+    with pytest.raises(ValueError, match="line 1: not JSON"):
+        Ledger.read(path)
+
+
 def test_a_diverged_update_is_recorded_and_read_back(tmp_path):
     path = tmp_path / "ledger.jsonl"
     Ledger(path).append(**make_row(update_norm=float("inf"), loss=float("nan")))
@@ -109,6 +130,9 @@ BAD = [
     ({"fp": 9}, ValueError, "fp is 9 and n_neg is 8; expected .* fp at most n_neg"),
     ({"fn": None}, ValueError, "fn is None and n_pos is 4; expected both or neither"),
     ({"reference_n_pos": None}, ValueError, "reference_fn is 0 and reference_n_pos is None; expected both"),
+    ({"fp": 1, "n_neg": 0}, ValueError, "fp is 1 and n_neg is 0; expected .* fp at most n_neg"),
+    ({"cycle": None}, TypeError, "cycle is None; expected an integer"),
+    ({"cycle": 2**63}, ValueError, "cycle is 9223372036854775808; expected an integer from 0"),
     ({"loss": "low"}, TypeError, "loss is 'low'; expected a number"),
     ({"seconds": None}, TypeError, "seconds is None; expected a number"),
     ({"exact": 1}, TypeError, "exact is 1; expected True or False"),

@@ -122,6 +122,15 @@ def test_a_table_of_one_image_and_of_patients_or_controls_alone():
         assert table[["n_neg", "n_pos"]].to_numpy().tolist() == [[20 - n_pos, n_pos]]
 
 
+def test_a_word_in_place_of_a_value_is_refused_by_the_name_of_its_argument():
+    with pytest.raises(TypeError, match=r"^chance must be .*'three'"):
+        repeat_alarm("three", attempts=3)
+    with pytest.raises(TypeError, match=r"^patients must be .*'three'"):
+        tabulate_alarms([20], tolerances=[0.1], harmless=StepEffect(0.0), harmful=StepEffect(0.1), patients="three")
+    with pytest.raises(TypeError, match=r"^effect must be a StepEffect, such as StepEffect\(wrong=0.01\), got 0.1"):
+        compute_alarm(0.1, tolerance=0.02, n_neg=4, n_pos=4)
+
+
 def test_promises_are_kept_by_what_equals_them_and_tolerances_stay_in_their_order():
     table = pd.DataFrame(
         {"tolerance": [0.2, 0.1], "subjects": [10, 20], "false_alarm": [0.05, 0.05], "detection": [0.8, 0.8]}

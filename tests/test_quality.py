@@ -825,6 +825,68 @@ def test_a_center_that_was_pooled_is_replayed_as_pooled():
     assert not replay(make_pooled(*steps), CalibratedRule(10.0))["replayed_harmful"].any()
 
 
+def test_whoever_was_eliminated_before_still_counts_when_the_next_one_is():
+    steps = [(f"a{at}", "single", "deferred") for at in range(3)]
+    steps += [(f"a{at}", "revisit", "eliminated") for at in range(3)]
+    steps += [(f"a{at}", "batch", "accepted") for at in (3, 4, 5)]
+    replayed = replay(make_pooled(*steps), CalibratedRule(10.0, 4.0))
+    assert replayed["replayed_harmful"].tolist() == [False] * 3 + [True] * 6, "three of six, from the fourth on"
+
+
+def test_part_of_a_ledger_may_begin_with_the_revisit_of_somebody():
+    steps = [("a0", "revisit", "accepted"), ("a1", "batch", "accepted")]
+    assert replay(make_pooled(*steps), CalibratedRule(4.0))["replayed_harmful"].tolist() == [True, True]
+
+
+RULES = (CalibratedRule(10.0, 4.0), PublishedRule(), WatchingRule())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_an_attempt_is_of_a_center_that_is_not_flagged_unless_it_is_said(rule):
+    same = Counts(0, 4, 0, 4)
+    said = [rule.judge(n=1, update_norm=5.0, before=same, after=same, **at) for at in ({}, {"pooled": False})]
+    assert said[0] == said[1]
+    suspected = [rule.suspects(n=1, update_norm=5.0, **at) for at in ({}, {"pooled": False}, {"pooled": True})]
+    assert suspected[0] == suspected[1]
+    assert suspected[2] == (type(rule) is CalibratedRule) or suspected[0], "only a pooled limit is the lower one"
+
+
+NORMS = pd.DataFrame({"stage": "watch", "n": 1, "update_norm": np.linspace(1.0, 2.0, 40), "center": "A", "cycle": 0})
+WORDS = {
+    "limit": lambda word: CalibratedRule(limit=word),
+    "pooled_limit": lambda word: CalibratedRule(1.0, word),
+    "acquittal": lambda word: CalibratedRule(1.0, acquittal=word),
+    "reach": lambda word: CalibratedRule.from_watch(NORMS, reach=word),
+    "alpha": lambda word: CalibratedRule.with_guarantee(NORMS, alpha=word),
+    "looks": lambda word: CalibratedRule.with_guarantee(NORMS, looks=word),
+    "denominators": lambda word: PublishedRule(denominators=[word]),
+    "loss_sum": lambda word: Counts(1, 2, 1, 2, word),
+    "revisit_after": lambda word: Docket(word),
+    "floor": lambda word: DriftGuard(word),
+    "limit ": lambda word: DriftGuard(Counts(1, 2, 1, 2), word),
+    "watched": lambda word: rank_among([1.0], [word]),
+    "norms": lambda word: rank_among([word], [1.0]),
+    "level": lambda word: accumulate_evidence([0.5], level=word),
+    "planned": lambda word: accumulate_evidence([0.5], level=0.1, planned=word),
+    "p_values": lambda word: accumulate_evidence([word], level=0.1),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_word_in_place_of_a_value_is_refused_by_the_name_of_its_argument(name):
+    with pytest.raises(TypeError, match=rf"^{name.strip()} must be .*'three'"):
+        WORDS[name]("three")
+
+
+def test_a_wrong_floor_is_told_what_one_looks_like():
+    with pytest.raises(TypeError, match=r"such as Counts\(fp=4, n_neg=60, fn=10, n_pos=60\)"):
+        DriftGuard(3)
+
+
+def test_one_planned_look_is_divided_by_one():
+    assert accumulate_evidence([0.01], level=0.05, planned=1).tolist() == [20.0]
+
+
 def test_what_was_not_recorded_cannot_be_replayed():
     ledger = make_ledger(
         ("control", 1, None, None, 1.0, "accepted"),

@@ -43,7 +43,7 @@ def rank_among(norms: Iterable[float], watched: Iterable[float]) -> np.ndarray:
     if not len(known):
         raise ValueError("p-values are ranks among watched update norms, and no finite one came")
     values = _list_numbers("norms", norms)
-    below = np.searchsorted(known, np.where(np.isnan(values), np.inf, values), side="left")
+    below = np.searchsorted(known, values)  # which puts what is not a number last
     return (1.0 + len(known) - below) / (1.0 + len(known))
 
 
