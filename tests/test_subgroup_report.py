@@ -339,6 +339,26 @@ def test_without_an_effect_p_values_are_spread_evenly():
     assert np.sum(np.array(p_values) < 0.2) < 16
 
 
+def test_what_shuffled_groups_would_give_is_the_gap_of_such_groups_and_not_of_all_others():
+    rng, sizes = np.random.default_rng(7), {"A": 6, "B": 6, "C": 30}
+    rows = [(name, kind) for name, n in sizes.items() for kind in (0, 1) for _ in range(n)]
+    table = pd.DataFrame(rows, columns=["center", "diagnosis"])
+    table = table.assign(subject=range(len(table)), score=rng.random(len(table)))
+    truth, score, center = (table[name].to_numpy() for name in ("diagnosis", "score", "center"))
+
+    def draw_gap():
+        shuffled = center.copy()
+        for kind in (0, 1):
+            shuffled[truth == kind] = rng.permutation(center[truth == kind])
+        found = [metrics.roc_auc_score(truth[shuffled == name], score[shuffled == name]) for name in sizes]
+        return max(found) - min(found)
+
+    gaps = [draw_gap() for _ in range(400)]
+    found = pick(report(table, by=["center"]).gaps, metric="auroc")
+    assert found["by_chance"] == pytest.approx(np.mean(gaps), abs=0.03)
+    assert np.std(gaps) / 20 < 0.01, "the mean of as many draws as there are is known to three such errors"
+
+
 def test_a_planted_effect_is_found_and_named():
     table = make_predictions(160, effect=0.6)
     table.loc[table["sex"] == "F", "score"] = np.random.default_rng(0).random((table["sex"] == "F").sum())
