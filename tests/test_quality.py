@@ -848,7 +848,7 @@ def test_an_attempt_is_of_a_center_that_is_not_flagged_unless_it_is_said(rule):
     assert said[0] == said[1]
     suspected = [rule.suspects(n=1, update_norm=5.0, **at) for at in ({}, {"pooled": False}, {"pooled": True})]
     assert suspected[0] == suspected[1]
-    assert suspected[2] == (type(rule) is CalibratedRule) or suspected[0], "only a pooled limit is the lower one"
+    assert suspected[2] == (suspected[0] or type(rule) is CalibratedRule), "only a pooled limit is the lower one"
 
 
 NORMS = pd.DataFrame({"stage": "watch", "n": 1, "update_norm": np.linspace(1.0, 2.0, 40), "center": "A", "cycle": 0})
