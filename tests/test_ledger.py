@@ -303,3 +303,51 @@ def test_summaries_are_in_the_order_of_first_attempts():
     assert centers.index.tolist() == ["B", "A"] and centers["rejected"].tolist() == [1, 0]
     assert subjects.index.tolist() == ["z", "y", "x", "a"] and subjects["center"].tolist() == ["B", "B", "A", "B"]
     assert subjects["eliminated_cycle"].isna().all() and subjects["eliminated_cycle"].dtype == "Int64"
+
+
+def test_who_was_absent_stands_between_the_attempts_and_counts_as_none(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.append(**make_row())
+    ledger.note_presence(cycle=3, stage="control", center="B", present=False, reason="B: no answer")
+    ledger.append(**make_row(cycle=4))
+    ledger.note_presence(cycle=5, stage="closing", center="B", present=True)
+    assert len(ledger) == len(ledger.rows) == len(ledger.to_frame()) == 2
+    for found in (ledger, Ledger.read(path), Ledger(path)):
+        assert found.presences == ledger.presences
+        assert [(at.after, at.cycle, at.stage, at.center, at.present, at.reason) for at in found.presences] == [
+            (1, 3, "control", "B", False, "B: no answer"),
+            (2, 5, "closing", "B", True, ""),
+        ]
+    table = ledger.list_presences()
+    assert list(table.columns) == ["after", "cycle", "stage", "center", "present", "reason"]
+    assert table["present"].tolist() == [False, True] and table["after"].tolist() == [1, 2]
+    assert Ledger().list_presences().empty and Ledger().list_presences()["present"].dtype == bool
+    assert ledger._repr_html_().endswith("2 attempts (2 accepted; 1 center absent for a time)")
+
+
+ABSENT = {"cycle": 3, "stage": "control", "center": "B", "present": False, "reason": "no answer"}
+ODD = {
+    "an unknown key": ({"colour": "red"}, "keys are .*colour; expected cycle, stage, center, present, reason"),
+    "a word for present": ({"present": "no"}, "present is 'no'; expected True or False"),
+    "no reason": ({"reason": ""}, "reason is ''; expected a text, empty for a center that is present"),
+    "a reason to be there": ({"present": True}, "reason is 'no answer'; expected a text, empty for"),
+    "a number as a reason": ({"reason": 3}, "reason is 3; expected a text"),
+    "no center": ({"center": ""}, "center holds ''; expected a name"),
+    "an unknown stage": ({"stage": "lunch"}, "stage is 'lunch'; expected one of"),
+    "half a cycle": ({"cycle": 0.5}, "cycle is 0.5; expected an integer"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_absence_that_cannot_be_is_refused_in_a_file_and_on_the_way_into_it(tmp_path, name):
+    changes, words = ODD[name]
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(json.dumps(ABSENT | changes) + "\n")
+    with pytest.raises(ValueError, match=f"line 1: {words}"):
+        Ledger.read(path)
+    if "colour" not in changes:
+        ledger = Ledger(tmp_path / "new.jsonl")
+        with pytest.raises((TypeError, ValueError), match=words):
+            ledger.note_presence(**ABSENT | changes)
+        assert not ledger.presences and ledger.path.read_text() == ""

@@ -1,6 +1,6 @@
 """The travelling model: plan, loop, centers in one process, and studies that compare the arms."""
 
-from dqc_lib.travelling.engine import Engine, Update
+from dqc_lib.travelling.engine import CenterError, Engine, Update
 from dqc_lib.travelling.local import LocalCenters
 from dqc_lib.travelling.loop import travel
 from dqc_lib.travelling.plan import Cycle, Schedule, Visit, group_by_center, plan_cycles
@@ -11,6 +11,7 @@ from dqc_lib.travelling.watching import watch
 
 __all__ = [
     "Arm",
+    "CenterError",
     "Cycle",
     "Engine",
     "LocalCenters",

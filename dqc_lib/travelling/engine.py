@@ -11,11 +11,30 @@ from dqc_lib.quality import Counts
 
 @dataclass(frozen=True)
 class Update:
-    """What a center sends with the trained model: the training loss, and where the engine measures it the update norm
-    of the most unusual image (see `dqc_lib.fisher`)."""
+    """What a center sends with the trained model: the training loss (None where it is not told: that of one image
+    alone gives away how the model scores it), and where the engine measures it the update norm of the most unusual
+    image (see `dqc_lib.fisher`)."""
 
-    loss: float
+    loss: float | None
     norm: float | None = None
+
+
+class CenterError(RuntimeError):
+    """A center that did not answer, or whose answer cannot be used.
+
+    Attributes
+    ----------
+    place : str
+        The center, or the machine that holds it.
+    what : str
+        What came in place of an answer.
+    centers : tuple of str
+        Those that cannot take part for it.
+    """
+
+    def __init__(self, place: str, what: str, centers: Iterable[str] = ()) -> None:
+        super().__init__(f"{place}: {what}")
+        self.place, self.what, self.centers = place, what, tuple(centers)
 
 
 class Engine(Protocol):
@@ -44,3 +63,17 @@ class Engine(Protocol):
 
     def adjust_unit(self) -> float:
         """Make update norms comparable with those of the watched cycle, and return the unit."""
+
+
+class DistributedEngine(Engine, Protocol):
+    """An engine whose centers may fail: any call may raise a `CenterError`, and leaves the model as it was unless it
+    is said otherwise."""
+
+    def leave_out(self, centers: Iterable[str]) -> None:
+        """Do without these centers from now on."""
+
+    def call_back(self) -> list[str]:
+        """Return those of the centers that were left out that could take part again."""
+
+    def take_back(self, centers: Iterable[str]) -> None:
+        """Count on these centers again."""

@@ -7,49 +7,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
-from dqc_lib.ledger import COLUMNS, COUNTS, LEVELS, Ledger
-from dqc_lib.quality import Counts, Docket, Rule, Verdict, WatchingRule, add_counts
-from dqc_lib.travelling.engine import Engine
+from dqc_lib.ledger import LEVELS, Ledger
+from dqc_lib.quality import Counts, Docket, Rule, Verdict, WatchingRule
+from dqc_lib.travelling.engine import CenterError, Engine
+from dqc_lib.travelling.journey import Journey, Reading, compare, list_columns, name_ledger, read_counts
 from dqc_lib.travelling.plan import Cycle
 
-
-@dataclass(frozen=True)
-class _Reading:
-    """What a verification came to, and whether every verification subject was looked at for it."""
-
-    counts: Counts
-    exact: bool
-
-
-@dataclass
-class _Journey:
-    """What the loop carries along: the parties, the books, a copy of the last accepted model and its counts (None: not
-    copied, not verified), whether the model has moved since the unit of the norms was measured, and the attempts that
-    the ledger has of a run that was cut short and the model has not."""
-
-    engine: Engine
-    rule: Rule
-    ledger: Ledger
-    docket: Docket
-    stage: str
-    bar: Any
-    saved: Any = None
-    accepted: _Reading | None = None
-    moved: bool = True
-    cycle: int = 0
-    decisions: Counter = field(default_factory=Counter)
-    written: deque[Mapping[str, Any]] = field(default_factory=deque)
-    look_again: bool = False
-
-    def verify(self, harmful: Callable[[Counts], bool | None] | None = None) -> _Reading:
-        counts = add_counts(self.engine.verify(self.rule.asks, harmful))
-        return _Reading(counts, self.engine.exact)
+ON_FAULT = ("stop", "continue")
 
 
 def travel(
@@ -64,6 +33,7 @@ def travel(
     closing_revisit: bool = True,
     completed: int = 0,
     look_again: bool = False,
+    on_fault: str = "stop",
     after_cycle: Callable[[int, Counts | None], None] | None = None,
     progress: bool = True,
 ) -> tuple[Ledger, Docket]:
@@ -94,6 +64,10 @@ def travel(
     look_again : bool
         Verify again what the ledger has counts of. That is not needed where verification looks at every image; one that
         foresees goes by what it has seen before.
+    on_fault : "stop" or "continue"
+        What becomes of a center that cannot take part: its error ends the run, which can be resumed; or the model
+        travels on without it. Then it is asked again as each cycle begins, its revisits are put off, error rates are of
+        the verification subjects of those who are present, and the ledger says who was absent, since when and why.
     after_cycle : callable, optional
         Called with the number of each finished cycle, and the counts of the model where they are known, else None.
     progress : bool
@@ -109,8 +83,14 @@ def travel(
     ValueError
         If the ledger does not hold the completed cycles whole, or an attempt that is gone through again does not come
         out as it has it.
+    CenterError
+        If a center cannot take part and the run is to stop then; if nobody is left who verifies controls, or diseased
+        subjects; if one that is absent took part in attempts that are gone through again.
     """
     from tqdm.auto import tqdm
+
+    if on_fault not in ON_FAULT:
+        raise ValueError(f"on_fault must be one of {ON_FAULT}, got {on_fault!r}")
 
     cycles, out = tuple(plan), frozenset(exclude)
     sizes = [sum(len(visit.batches) for visit in cycle.visits) for cycle in cycles]
@@ -125,8 +105,8 @@ def travel(
             if subject not in out
         }
         docket = Docket(revisit_after, homes)
-        journey = _Journey(engine, rule or WatchingRule(verifies=False), ledger, docket, stage, bar)
-        journey.look_again = look_again
+        journey = Journey(engine, rule or WatchingRule(verifies=False), ledger, docket, stage, bar)
+        journey.look_again, journey.goes_on = look_again, on_fault == "continue"
         _catch_up(journey, cycles[:completed], cycles[completed:], out)
         if completed and look_again and rule is not None:
             journey.verify()  # as when the last of them ended, so that as much is foreseen from here on
@@ -135,86 +115,130 @@ def travel(
             _end_cycle(journey, after_cycle)
         if closing_revisit and docket.due:
             journey.stage = "closing"
-            engine.adjust_unit()
-            journey.moved = False
+            journey.call_roll()
+            journey.insist(journey.adjust_unit)
             _revisit(journey, docket.call())
             _end_cycle(journey, after_cycle)
     return ledger, docket
 
 
 def _catch_up(
-    journey: _Journey, completed: tuple[Cycle, ...], ahead: tuple[Cycle, ...], exclude: frozenset[str]
+    journey: Journey, completed: tuple[Cycle, ...], ahead: tuple[Cycle, ...], exclude: frozenset[str]
 ) -> None:
     """Take over what the ledger says of the completed cycles, and lay ready what it says of those ahead."""
-    rows = defaultdict(list)
+    rows, presences = defaultdict(list), defaultdict(list)
     for row in journey.ledger:
         if row["stage"] in (journey.stage, "closing"):
             rows[row["stage"], row["cycle"]].append(row)
+    for at in journey.ledger.presences:
+        presences[at.stage, at.cycle].append(at)
     for cycle in completed:
         journey.cycle = cycle.number  # for a closing revisit that is all there is to come
-        admitted = [tuple(journey.docket.admit(batch)) for visit in cycle.visits for batch in visit.batches]
-        wanted = [left for batch in admitted if (left := tuple(name for name in batch if name not in exclude))]
-        due, found = journey.docket.call(cycle.number), rows[journey.stage, cycle.number]
-        for row in found:
-            journey.decisions[row["decision"]] += 1
-            if row["decision"] == "deferred":
-                journey.docket.defer(row["subjects"][0], cycle=row["cycle"])
-            elif row["level"] == "revisit":
-                journey.docket.close(row["subjects"][0], harmful=row["decision"] == "eliminated")
-        tried = {level: [tuple(row["subjects"]) for row in found if row["level"] == level] for level in LEVELS}
-        split = [name for row in found if row["decision"] == "split" for name in row["subjects"]]
-        if tried != {"batch": wanted, "single": [(name,) for name in split], "revisit": [(name,) for name in due]}:
-            raise ValueError(
-                f"{_place(journey.ledger)}the attempts of cycle {cycle.number} are not all there, or others are, "
-                "though its model is; the run cannot be continued: choose another folder"
-            )
+        missed = journey.catch_up_presences(presences[journey.stage, cycle.number])
+        _catch_up_cycle(journey, cycle, rows[journey.stage, cycle.number], missed, exclude)
     for cycle in ahead:
         journey.written.extend(rows[journey.stage, cycle.number])
+        journey.presences.extend(presences[journey.stage, cycle.number])
     journey.written.extend(row for (stage, _), found in rows.items() if stage == "closing" for row in found)
+    journey.presences.extend(at for (stage, _), found in presences.items() if stage == "closing" for at in found)
+    journey.resumed = bool(rows or presences)
 
 
-def _travel_cycle(journey: _Journey, cycle: Cycle, exclude: frozenset[str]) -> None:
+def _catch_up_cycle(
+    journey: Journey, cycle: Cycle, found: list[dict[str, Any]], missed: set[str], exclude: frozenset[str]
+) -> None:
+    """Take over what became of each subject in a completed cycle."""
+    docket = journey.docket
+    admitted = [tuple(docket.admit(batch)) for visit in cycle.visits for batch in visit.batches]
+    tried = {level: [tuple(row["subjects"]) for row in found if row["level"] == level] for level in LEVELS}
+    split = [name for row in found if row["decision"] == "split" for name in row["subjects"]]
+    due = docket.call(cycle.number)
+    for row in found:
+        journey.decisions[row["decision"]] += 1
+        if row["decision"] == "deferred":
+            docket.defer(row["subjects"][0], cycle=row["cycle"])
+        elif row["level"] == "revisit":
+            docket.close(row["subjects"][0], harmful=row["decision"] == "eliminated")
+    wanted = {
+        "batch": [left for batch in admitted if (left := tuple(name for name in batch if name not in exclude))],
+        "single": [(name,) for name in split],
+        "revisit": [(name,) for name in due],
+    }
+    kept = {
+        level: [names for names in groups if names in tried[level] or docket.homes[names[0]] not in missed]
+        for level, groups in wanted.items()
+    }
+    if tried != kept:
+        raise ValueError(
+            f"{name_ledger(journey.ledger)}the attempts of cycle {cycle.number} are not all there, or others are, "
+            "though its model is; the run cannot be continued: choose another folder"
+        )
+    for names in wanted["revisit"]:
+        if names not in tried["revisit"]:
+            docket.defer(names[0], cycle=cycle.number)
+
+
+def _travel_cycle(journey: Journey, cycle: Cycle, exclude: frozenset[str]) -> None:
     journey.cycle = cycle.number
     journey.engine.set_learning_rate(cycle.learning_rate)
-    journey.engine.adjust_unit()
-    journey.moved = False
+    journey.call_roll()
+    journey.insist(journey.adjust_unit)
     for visit in cycle.visits:
         for batch in visit.batches:
             admitted = tuple(subject for subject in journey.docket.admit(batch) if subject not in exclude)
             if admitted:
                 _try_batch(journey, visit.center, admitted)
-            _show(journey, visit.center)
+            journey.show(visit.center)
     _revisit(journey, journey.docket.call(cycle.number))
 
 
-def _end_cycle(journey: _Journey, after_cycle: Callable[[int, Counts | None], None] | None) -> None:
+def _end_cycle(journey: Journey, after_cycle: Callable[[int, Counts | None], None] | None) -> None:
     """Tell of the cycle; counts that were partly foreseen are made sure of first, so that the next cycle begins from
     the model alone, whatever was seen on the way."""
+    journey.follow_presences()
     if journey.accepted is not None and not (journey.accepted.exact and journey.engine.exact):
-        journey.accepted = journey.verify()
+        journey.accepted = journey.insist(journey.verify)
     journey.saved = None  # the copy holds the learning rate of this cycle
     if after_cycle is not None:
         after_cycle(journey.cycle, None if journey.accepted is None else journey.accepted.counts)
 
 
-def _try_batch(journey: _Journey, center: str, subjects: tuple[str, ...]) -> None:
+def _try_batch(journey: Journey, center: str, subjects: tuple[str, ...]) -> None:
     """Try the batch as a whole; if it looks harmful, each of its images alone, and put off those that look harmful
     again."""
-    if not _attempt(journey, center, subjects, level="batch", rejected="split"):
+    if _attempt(journey, center, subjects, level="batch", rejected="split") is False:
         for subject in subjects:
-            if not _attempt(journey, center, (subject,), level="single", rejected="deferred"):
+            if _attempt(journey, center, (subject,), level="single", rejected="deferred") is False:
                 journey.docket.defer(subject, cycle=journey.cycle)
 
 
-def _revisit(journey: _Journey, subjects: tuple[str, ...]) -> None:
+def _revisit(journey: Journey, subjects: tuple[str, ...]) -> None:
     for subject in subjects:
         center = journey.docket.homes[subject]
         harmless = _attempt(journey, center, (subject,), level="revisit", rejected="eliminated")
-        journey.docket.close(subject, harmful=not harmless)
-        _show(journey, center, step=0)
+        if harmless is None:
+            journey.docket.defer(subject, cycle=journey.cycle)
+        else:
+            journey.docket.close(subject, harmful=not harmless)
+        journey.show(center, step=0)
 
 
-def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level: str, rejected: str) -> bool:
+def _attempt(journey: Journey, center: str, subjects: tuple[str, ...], *, level: str, rejected: str) -> bool | None:
+    """Return whether an attempt was accepted; None if its center is absent. Should another center fail meanwhile, the
+    attempt is begun again without that one."""
+    while True:
+        journey.follow_presences()
+        if center in journey.absent:
+            return None
+        try:
+            return _take_attempt(journey, center, subjects, level=level, rejected=rejected)
+        except CenterError as error:
+            if journey.saved is not None:
+                journey.engine.restore(journey.saved)
+            journey.go_on_without(error)
+
+
+def _take_attempt(journey: Journey, center: str, subjects: tuple[str, ...], *, level: str, rejected: str) -> bool:
     """Train, verify if the rule is suspicious, and roll back if it says harmful; return whether the attempt was
     accepted."""
     started, engine, rule, n = time.perf_counter(), journey.engine, journey.rule, len(subjects)
@@ -226,14 +250,13 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
     update = engine.train(center, subjects)
     if journey.moved and _is_close(rule, n, update.norm, pooled=pooled):
         engine.restore(before)
-        engine.adjust_unit()
-        journey.moved = False
+        journey.adjust_unit()
         update = engine.train(center, subjects)
-    written = journey.written.popleft() if journey.written else None
+    written = journey.written[0] if journey.written else None
     reference, after, verdict = None, None, Verdict(False)
     if rule.suspects(n=n, update_norm=update.norm, pooled=pooled):
         judge = partial(rule.judge, n=n, update_norm=update.norm, pooled=pooled)
-        readings = None if written is None or journey.look_again else _read_counts(written)
+        readings = None if written is None or journey.look_again else read_counts(written)
         reference, after = readings or _verify_step(journey, before, center, subjects, judge)
         verdict = judge(before=reference.counts, after=after.counts)
     if verdict.harmful:
@@ -245,44 +268,18 @@ def _attempt(journey: _Journey, center: str, subjects: tuple[str, ...], *, level
     decision = rejected if verdict.harmful else "accepted"
     journey.decisions[decision] += 1
     row = (
-        _row(journey, center, subjects, level=level, norm=update.norm, decision=decision)
-        | _columns_of(after)
-        | {f"reference_{name}": value for name, value in _columns_of(reference).items()}
+        journey.make_row(center, subjects, level=level, norm=update.norm, decision=decision)
+        | list_columns(after)
+        | {f"reference_{name}": value for name, value in list_columns(reference).items()}
         | {"exact": None if after is None else reference.exact and after.exact}
         | {"tolerance": verdict.tolerance, "norm_limit": verdict.norm_limit}
     )
     if written is None:
         journey.ledger.append(**row | {"seconds": time.perf_counter() - started})
     else:
-        _compare(row, written, journey.ledger)
+        compare(row, written, journey.ledger)
+        journey.written.popleft()
     return not verdict.harmful
-
-
-def _read_counts(row: Mapping[str, Any]) -> tuple[_Reading, _Reading] | None:
-    """Return what a row of a ledger says of the model before the step and after it; None where it does not say all."""
-    if not row["exact"] or row["loss"] is not None:  # a mean does not give back the sum bit for bit
-        return None
-    before, after = (Counts(*(row[f"{of}{name}"] for name in COUNTS)) for of in ("reference_", ""))
-    return _Reading(before, True), _Reading(after, True)
-
-
-def _compare(row: Mapping[str, Any], written: Mapping[str, Any], ledger: Ledger) -> None:
-    """Raise a ValueError unless the attempt came out as it is written."""
-    for name, value in row.items():
-        if name != "seconds" and not _is_same(value, written[name]):
-            raise ValueError(
-                f"{_place(ledger)}attempt on {row['subjects']} in cycle {row['cycle']}: {name} is {written[name]!r} in "
-                f"the ledger and {value!r} now; the run was begun by other code or on another kind of machine and "
-                "cannot be continued here: choose another folder"
-            )
-
-
-def _place(ledger: Ledger) -> str:
-    return "" if ledger.path is None else f"{ledger.path}: "
-
-
-def _is_same(value: Any, other: Any) -> bool:
-    return value == other or value != value and other != other  # no norm of a model that diverged is a number
 
 
 def _is_close(rule: Rule, n: int, norm: float | None, *, pooled: bool) -> bool:
@@ -294,8 +291,8 @@ def _is_close(rule: Rule, n: int, norm: float | None, *, pooled: bool) -> bool:
 
 
 def _verify_step(
-    journey: _Journey, before: Any, center: str, subjects: tuple[str, ...], judge: Callable[..., Verdict]
-) -> tuple[_Reading, _Reading]:
+    journey: Journey, before: Any, center: str, subjects: tuple[str, ...], judge: Callable[..., Verdict]
+) -> tuple[Reading, Reading]:
     """Return the counts of the model before the step and after it, and leave the model after it.
 
     A rule that isolates gets the counts after the step as it would have been without momentum, which is what the steps
@@ -321,30 +318,3 @@ def _verify_step(
         engine.restore(candidate)
         after = journey.verify(harmful)
     return reference, after
-
-
-def _columns_of(reading: _Reading | None) -> dict[str, Any]:
-    if reading is None:
-        return dict.fromkeys(("fp", "n_neg", "fn", "n_pos", "loss"))
-    counts = reading.counts
-    return {"fp": counts.fp, "n_neg": counts.n_neg, "fn": counts.fn, "n_pos": counts.n_pos, "loss": counts.loss}
-
-
-def _row(
-    journey: _Journey, center: str, subjects: tuple[str, ...], *, level: str, norm: float | None, decision: str
-) -> dict[str, Any]:
-    known = {
-        "cycle": journey.cycle,
-        "stage": journey.stage,
-        "level": level,
-        "center": center,
-        "subjects": list(subjects),
-    }
-    return dict.fromkeys(COLUMNS) | known | {"n": len(subjects), "update_norm": norm, "decision": decision}
-
-
-def _show(journey: _Journey, center: str, *, step: int = 1) -> None:
-    if journey.bar.disable:
-        return
-    journey.bar.set_postfix({"cycle": journey.cycle, "center": center, **journey.decisions}, refresh=False)
-    journey.bar.update(step)

@@ -26,7 +26,12 @@ ROW = {
 PLAIN = dict.fromkeys(ROW) | {"cycle": 0, "stage": "closing", "level": "revisit", "center": "\u00e5", "n": 1}
 PLAIN |= {"subjects": ["a"], "decision": "eliminated", "seconds": 0}
 LINES = [json.dumps(row).encode() for row in (ROW, ROW | {"decision": "split"}, PLAIN, ROW | {"loss": float("nan")})]
-SEEDS = (LINES[0] + b"\n", b"\n".join(LINES) + b"\n", LINES[2] + b"\n" + LINES[0][:50], LINES[3])
+ABSENT = {"cycle": 3, "stage": "control", "center": "A", "present": False, "reason": "A: no answer"}
+PRESENCES = [json.dumps(row).encode() for row in (ABSENT, ABSENT | {"present": True, "reason": ""})]
+SEEDS = (
+    *(LINES[0] + b"\n", b"\n".join(LINES) + b"\n", LINES[2] + b"\n" + LINES[0][:50], LINES[3]),
+    b"\n".join([LINES[0], PRESENCES[0], LINES[1], PRESENCES[1]]) + b"\n",
+)
 
 
 @cache
@@ -63,6 +68,7 @@ def check(data: bytes) -> None:
             assert len(replay(frame, PublishedRule())) == frame["stage"].isin(("control", "closing")).sum()
         continued = Ledger(path)
         assert repr(continued.rows) == repr(ledger.rows), "opened and read are not the same"
+        assert continued.presences == ledger.presences, "those absent are not the same"
         continued.append(**ROW)
         assert repr(Ledger.read(path).rows) == repr(continued.rows), "the row that was appended is not there"
 
