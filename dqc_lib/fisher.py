@@ -16,10 +16,10 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -66,12 +66,8 @@ class LogitProbe:
 
     @property
     def parts(self) -> np.ndarray:
-        """The part that each weight belongs to, numbered from 0, shape (trainable parameters,): the weights of a
-        tensor that lead to the same filter are one part."""
-        shapes = [tuple(variable.shape) for variable in self._probe.trainable_variables]
-        starts = np.cumsum([0, *(shape[-1] for shape in shapes)])
-        numbers = [start + np.arange(np.prod(shape)) % shape[-1] for start, shape in zip(starts, shapes, strict=False)]
-        return np.concatenate(numbers).astype(np.int32)
+        """The part that each weight belongs to, see `number_parts`."""
+        return number_parts([tuple(variable.shape) for variable in self._probe.trainable_variables])
 
     def read(self, image: np.ndarray) -> np.ndarray:
         """Return the gradient of the logit by the weights.
@@ -92,6 +88,20 @@ class LogitProbe:
         self._probe.train_on_batch(image, np.ones((1, 1), dtype=np.float32))
         kept = self._probe.optimizer.kept
         return np.concatenate([gradient.numpy().ravel() for gradient in kept])
+
+
+def number_parts(shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Return the part that each weight belongs to, numbered from 0, shape (all weights,): the weights of a tensor that
+    lead to the same filter are one part.
+
+    Examples
+    --------
+    >>> number_parts([(2, 3), (3,)]).tolist()
+    [0, 1, 2, 0, 1, 2, 3, 4, 5]
+    """
+    starts = np.cumsum([0, *(shape[-1] for shape in shapes)])
+    numbers = [start + np.arange(np.prod(shape)) % shape[-1] for start, shape in zip(starts, shapes, strict=False)]
+    return np.concatenate(numbers).astype(np.int32)
 
 
 @cache
@@ -171,15 +181,19 @@ class GradientScale:
     def add(self, gradient: np.ndarray, *, fold: Hashable) -> None:
         """Take in the gradient of one good image; `fold` is whatever must not be measured against itself, such as its
         center."""
+        self.add_squares(gradient**2, count=1, fold=fold)
+
+    def add_squares(self, squares: np.ndarray, *, count: int, fold: Hashable) -> None:
+        """Take in the sum of the squared gradients of so many good images."""
         self._ready.clear()
         if fold not in self._sums:
-            self._sums[fold], self._counts[fold] = np.zeros_like(gradient), 0
-        self._sums[fold] += gradient**2
-        self._counts[fold] += 1
+            self._sums[fold], self._counts[fold] = np.zeros_like(squares), 0
+        self._sums[fold] += squares
+        self._counts[fold] += count
 
-    def save(self, path: Path) -> None:
-        """Write the scale over all folds together to an `.npz` file."""
-        total, count = sum(self._sums.values()), sum(self._counts.values())
+    def save(self, path: Path | BinaryIO, *, without: Hashable = None) -> None:
+        """Write the scale over all folds together, or over those that `measure` uses, to an `.npz` file."""
+        total, count = self._sum_up(without)
         parts = {} if self._parts is None else {"parts": self._parts}
         np.savez(path, total=total, count=count, reference=self.reference, **parts)
 
@@ -223,12 +237,16 @@ class GradientScale:
         return float(np.sqrt(np.sum(shares)))
 
     def _invert(self, without: Hashable) -> np.ndarray:
+        total, count = self._sum_up(without)
+        mean = total / count
+        moved = mean[mean > 0]
+        return 1.0 / (mean.astype(np.float64) + FLOOR * (np.median(moved) if moved.size else 1.0))
+
+    def _sum_up(self, without: Hashable) -> tuple[np.ndarray, int]:
         folds = [fold for fold in self._sums if fold != without] or list(self._sums)
         if not folds:
             raise ValueError("no gradient of a good image has been added yet, so there is nothing to measure against")
-        mean = sum(self._sums[fold] for fold in folds) / sum(self._counts[fold] for fold in folds)
-        moved = mean[mean > 0]
-        return 1.0 / (mean.astype(np.float64) + FLOOR * (np.median(moved) if moved.size else 1.0))
+        return sum(self._sums[fold] for fold in folds), sum(self._counts[fold] for fold in folds)
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:

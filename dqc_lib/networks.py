@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -238,6 +239,54 @@ def _naming(path) -> Iterator[Path]:
         ) from None
 
 
+@dataclass(frozen=True)
+class FeatureSums:
+    """What centers tell of the features that reach a layer of normalization: sums over images, float64 (filters,) each,
+    of the mean over an image's voxels and of the mean square, and how many images that is of. Of a single image they
+    are its own.
+
+    Examples
+    --------
+    >>> both = FeatureSums(np.array([1.0]), np.array([2.0]), 1) + FeatureSums(np.array([3.0]), np.array([10.0]), 1)
+    >>> [float(number[0]) for number in both.average()]
+    [2.0, 2.0]
+    """
+
+    mean: np.ndarray
+    square: np.ndarray
+    count: int
+
+    def __add__(self, other: FeatureSums) -> FeatureSums:
+        return FeatureSums(self.mean + other.mean, self.square + other.square, self.count + other.count)
+
+    def average(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of the features over all images and voxels.
+
+        Raises
+        ------
+        ValueError
+            If there was no image.
+        """
+        if self.count == 0:
+            raise ValueError("recalibration needs at least one image, got none")
+        mean = self.mean / self.count
+        return mean, np.maximum(self.square / self.count - mean**2, 0.0)
+
+
+def sum_features(model: keras.Model, batches: Sequence[np.ndarray], *, layer: int) -> FeatureSums:
+    """Return the sums of the features of images as they reach a layer of normalization, numbered from 0 on."""
+    keras = import_keras()
+
+    reached = keras.Model(model.input, _find_normalization(model)[layer].input)
+    zeros = np.zeros(reached.output.shape[-1])
+    sums = FeatureSums(zeros, zeros, 0)
+    for batch in batches:
+        value = keras.ops.convert_to_numpy(reached(batch, training=False)).astype(np.float64)
+        axes, n = tuple(range(value.ndim - 1)), len(batch)
+        sums += FeatureSums(value.mean(axes) * n, (value**2).mean(axes) * n, n)
+    return sums
+
+
 def recalibrate_normalization(model: keras.Model, batches: Sequence[np.ndarray]) -> None:
     """Set the moving statistics of every normalization layer to the mean over the given batches, in place.
 
@@ -250,23 +299,10 @@ def recalibrate_normalization(model: keras.Model, batches: Sequence[np.ndarray])
     batches : sequence of ndarray, each (n, I, J, K, 1)
         One per center or part of one; weighted by their number of images.
     """
-    keras = import_keras()
-
-    for layer in _find_normalization(model):
-        features = keras.Model(model.input, layer.input)
-        mean, square, count = 0.0, 0.0, 0
-        for batch in batches:
-            value = keras.ops.convert_to_numpy(features(batch, training=False)).astype(np.float64)
-            axes = tuple(range(value.ndim - 1))
-            mean, square, count = (
-                mean + value.mean(axes) * len(batch),
-                square + (value**2).mean(axes) * len(batch),
-                count + len(batch),
-            )
-        if count == 0:
-            raise ValueError("recalibration needs at least one image, got none")
-        layer.moving_mean.assign(mean / count)
-        layer.moving_variance.assign(np.maximum(square / count - (mean / count) ** 2, 0.0))
+    for number, layer in enumerate(_find_normalization(model)):
+        mean, variance = sum_features(model, batches, layer=number).average()
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(variance)
 
 
 def is_frozen(model: keras.Model) -> bool:

@@ -1034,6 +1034,8 @@ class WatchedCenters:
     def make_scale(self):
         return GradientScale()
 
+    sum_squares, measure_images = LocalCenters.sum_squares, LocalCenters.measure_images
+
 
 def test_a_watched_image_is_not_measured_against_its_own_fold_and_a_verification_image_against_all(monkeypatch):
     monkeypatch.setattr(watching, "FOLDS", 2)  # a1 and b1; a2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +70,8 @@ class LocalCenters:
     batch_size : int
         How many images a step is expected to have at most: where a backend compiles for every number of them (JAX),
         fewer are filled up to it. Unless it is given, the largest step so far counts.
+    part_of_cohort : bool
+        Other processes hold the other centers: that these have one diagnosis only, say, is no fault.
 
     Attributes
     ----------
@@ -97,11 +99,12 @@ class LocalCenters:
         threshold: float = 0.5,
         verifying: str = "full",
         batch_size: int = 1,
+        part_of_cohort: bool = False,
     ) -> None:
         require_number("threshold", threshold)
         if not math.isfinite(threshold):
             raise ValueError(f"threshold must be a finite number, got {threshold!r}")
-        self.notes = check_roles(cohort)
+        self.notes = [] if part_of_cohort else check_roles(cohort)
         self.cohort, self.model, self.threshold = cohort.blinded(), model, threshold
         table = self.cohort.table.set_index("subject")
         self.volumes = volumes or VolumeCache(table["path"].to_dict())
@@ -174,6 +177,16 @@ class LocalCenters:
     def make_scale(self) -> GradientScale:
         """Return an empty scale for gradients of this model."""
         return GradientScale(self._open_probe().parts)
+
+    def sum_squares(self, images: Iterable[tuple[str, str]]) -> np.ndarray:
+        """Return the sum of the squared gradients of images, each given by its center and subject."""
+        return sum(self.read_gradient(name) ** 2 for _, name in images)
+
+    def measure_images(
+        self, images: Iterable[tuple[str, str]], *, scale: GradientScale, without: int | None = None
+    ) -> Iterator[float]:
+        """Yield the update norms of images, see `GradientScale.measure`."""
+        return (scale.measure(self.read_gradient(name), without=without) for _, name in images)
 
     def _open_probe(self) -> LogitProbe:
         self._probe = self._probe or LogitProbe(self.model)  # not before it is needed: it is compiled
