@@ -33,6 +33,7 @@ _HOMES = {
         "tabulate_alarms",
     ),
     "fisher": ("GradientScale", "LogitProbe"),
+    "federation": (),  # its names are for those who federate
     "figures": (
         "ARM_COLORS",
         "DECISION_COLORS",
@@ -52,6 +53,7 @@ _HOMES = {
         "draw_roc",
         "draw_slices",
         "draw_study",
+        "draw_traffic",
         "draw_truth",
         "draw_update_norms",
         "draw_verification_surface",

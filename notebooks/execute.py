@@ -19,16 +19,20 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import gallery
 import nbformat
+import psutil
 
 FOLDER = Path(__file__).resolve().parent
 OUTPUT = FOLDER.parent / "build" / "gallery"
 PAPERMILL_TAGS = {"injected-parameters", "papermill-error-cell-tag"}
+LOOK_EVERY = 0.5  # seconds between two looks at the memory of all processes
 
 
 class OutOfTime(KeyboardInterrupt):
@@ -37,7 +41,7 @@ class OutOfTime(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class NotebookRun:
-    """What executing one notebook cost (wall seconds, peak memory of its kernel in MB), and what went wrong."""
+    """What executing one notebook cost (wall seconds, peak memory of its processes in MB), and what went wrong."""
 
     name: str
     status: str
@@ -130,7 +134,8 @@ def prepare_environment(folder):
 def execute_in_this_process(request):
     """Executes one notebook and writes peak memory and the problem, if any, to `request["answer"]` (the child's side).
 
-    The peak is that of the largest process among the kernel and what it started and waited for.
+    The peak is that of the kernel and all that it started together, as far as it was seen, and at least that of the
+    largest of them.
     """
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -143,14 +148,15 @@ def execute_in_this_process(request):
     signal.alarm(request["timeout"])
     problem = ""
     try:
-        papermill.execute_notebook(
-            request["source"],
-            request["copy"],
-            parameters=request["parameters"],
-            kernel_name="python3",
-            cwd=str(Path(request["source"]).parent),
-            progress_bar=False,
-        )
+        with watching_memory() as seen:
+            papermill.execute_notebook(
+                request["source"],
+                request["copy"],
+                parameters=request["parameters"],
+                kernel_name="python3",
+                cwd=str(Path(request["source"]).parent),
+                progress_bar=False,
+            )
     except PapermillExecutionError as error:
         problem = f"{error.ename}: {first_line(error.evalue)}" if error.evalue else error.ename
     except OutOfTime:
@@ -159,8 +165,36 @@ def execute_in_this_process(request):
         problem = f"{type(error).__name__}: {first_line(error)} (a kernel that dies has often run out of memory)"
     signal.alarm(0)
     unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
-    Path(request["answer"]).write_text(json.dumps({"peak_mb": peak, "problem": problem}))
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
+    Path(request["answer"]).write_text(json.dumps({"peak_mb": max(largest, *seen), "problem": problem}))
+
+
+@contextmanager
+def watching_memory():
+    """Yields a list that grows by what all processes below this one take together, in MB, at every look."""
+    seen, over = [0.0], threading.Event()
+
+    def watch():
+        while not over.wait(LOOK_EVERY):
+            seen.append(measure_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watcher.join()
+
+
+def measure_memory():
+    """Returns what all processes below this one take together, in MB; what several of them share counts once."""
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # gone meanwhile
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.uss)  # what is shared, by halves: Linux alone tells
+    return total / 1e6
 
 
 def first_line(message):

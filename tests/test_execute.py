@@ -88,6 +88,21 @@ def test_peak_memory_is_measured_per_notebook(tour):
     assert float(rows["01_b"]["seconds"]) > 0.1
 
 
+def test_memory_of_a_kernel_and_of_what_it_starts_is_added_up(tmp_path):
+    hold = "block = bytearray(200_000_000); print(flush=True); input()"
+    cells = [new_markdown_cell("# A"), tagged("seed = 1", "parameters")]
+    start = f"import subprocess, sys, time\ncommand = [sys.executable, '-c', '{hold}']\n"
+    start += "pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}\n"
+    start += "running = [subprocess.Popen(command, **pipes) for _ in range(3)]\n"
+    start += "for process in running:\n    process.stdout.readline()\n"
+    start += f"time.sleep({4 * execute.LOOK_EVERY})  # several looks\n"
+    start += "for process in running:\n    process.communicate(b'\\n')"
+    write_notebook(tmp_path, "00_a", [*cells, new_code_cell(start)])
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 600 < float(read_table(done)[1][2]) < 1000
+
+
 README = """# Name
 
 | notebook | question | seconds | peak memory MB |

@@ -15,11 +15,13 @@ import test_figures as plain
 import test_figures_centers as centers
 import test_figures_fairness as fairness
 import test_figures_rules as rules
+import test_figures_traffic as traffic
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from dqc_lib import figures, pages
 from dqc_lib.cohort import Cohort
 from dqc_lib.evaluation import SubgroupReport, subgroup_report
+from dqc_lib.federation import FederatedRun
 from dqc_lib.ledger import COLUMNS, Ledger
 from dqc_lib.volumes import Volume, VolumeCache, write_volume
 from dqc_lib.widgets import LedgerExplorer, SliceViewer
@@ -36,7 +38,20 @@ BAIT = re.compile(r"<(?:img|script|a )|</script")
 
 def replace_names(table, **more):
     """Return a table with every text of its columns of names made hostile, in the cells and in the index."""
-    names = ("arm", "subgroup", "group", "scanner", "center", "kind", "rule", "detector", "combine", "subject", "note")
+    names = (
+        "arm",
+        "subgroup",
+        "group",
+        "scanner",
+        "center",
+        "kind",
+        "rule",
+        "detector",
+        "combine",
+        "subject",
+        "note",
+        "call",
+    )
     table = table.assign(
         **{
             name: [f"{value}{HOSTILE}" if value and value not in KEPT else value for value in table[name]]
@@ -88,6 +103,7 @@ DRAWN = {
     "draw_study": lambda title: figures.draw_study(
         replace_names(rules.SUMMARY), groups=["center", f"new scanner{HOSTILE}"], title=title
     ),
+    "draw_traffic": lambda title: figures.draw_traffic(replace_names(traffic.TRAFFIC), title=title),
     "draw_truth": lambda title: figures.draw_truth({HOSTILE: plain.TRUTH.rename(index=str)}, title=title),
     "draw_update_norms": lambda title: figures.draw_update_norms(LEDGER, harmful={f"a2{HOSTILE}"}, title=title),
     "draw_verification_surface": lambda title: figures.draw_verification_surface(LEDGER, title=title),
@@ -148,8 +164,15 @@ def make_report():
     return subgroup_report(table, by=[HOSTILE])
 
 
+def make_federated_run(folder):
+    traffic = pd.DataFrame({"cycle": 1, "call": ["train"], "calls": 1, "out_mb": 1.0, "back_mb": 1.0})
+    ledger = make_ledger()
+    return FederatedRun(folder / HOSTILE.replace("/", ""), ledger.to_frame(), ledger.list_presences(), traffic, {})
+
+
 SHOWING = {
     "Cohort": lambda folder: COHORT,
+    "FederatedRun": make_federated_run,
     "Ledger": lambda folder: make_ledger(),
     "SubgroupReport": lambda folder: make_report(),
     "Volume": lambda folder: Volume(plain.VOLUME[0], np.eye(4)),

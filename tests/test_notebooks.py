@@ -22,8 +22,11 @@ EXPECTED = [
     "05_explore_flagged",
     "06_subgroup_fairness",
     "07_choosing_the_rule",
+    "08_real_federation",
     "your_own_cohort",
 ]
+MOST_MEMORY = {"08_real_federation": 4000}  # MB, of its kernel, server and sites together
+OTHERWISE = 2000
 FOUND = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 ENDING = ["summary", "exercise", "next"]
 every_notebook = pytest.mark.parametrize("name", sorted({*EXPECTED, *FOUND}))
@@ -154,7 +157,7 @@ def test_every_notebook_runs_and_the_gallery_is_written(execution):
     costs = {name: (float(seconds), float(peak), status) for name, seconds, peak, status in rows[1:]}
     assert set(EXPECTED) <= set(costs)
     assert {status for _, _, status in costs.values()} == {"ok"}
-    assert max(peak for _, peak, _ in costs.values()) < 2000
+    assert not [name for name, (_, peak, _) in costs.items() if peak >= MOST_MEMORY.get(name, OTHERWISE)]
     pages = sorted(path.stem for path in gallery.glob("*.html"))
     assert pages == sorted([*costs, "index"])
 

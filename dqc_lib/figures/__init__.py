@@ -15,6 +15,7 @@ from dqc_lib.figures.rules import draw_alarms, draw_evidence, draw_roc
 from dqc_lib.figures.studies import draw_detectors, draw_study
 from dqc_lib.figures.style import ARM_COLORS, DECISION_COLORS, DIAGNOSIS_COLORS, PALETTE, get_arm_color
 from dqc_lib.figures.timeline import draw_center_timeline
+from dqc_lib.figures.traffic import draw_traffic
 from dqc_lib.figures.verification import draw_verification_surface
 from dqc_lib.figures.viewer import draw_viewer
 
@@ -39,6 +40,7 @@ __all__ = [
     "draw_roc",
     "draw_slices",
     "draw_study",
+    "draw_traffic",
     "draw_truth",
     "draw_update_norms",
     "draw_verification_surface",
