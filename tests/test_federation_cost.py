@@ -127,3 +127,25 @@ def test_configurations_are_chosen_by_name():
     assert list(federation.choose(None, quick=False)) == list(federation.CONFIGURATIONS)
     assert list(federation.choose(["83 centers, 2 sites"], quick=False)) == ["83 centers, 2 sites"]
     assert list(federation.choose(None, quick=True)) == ["quick"]
+
+
+def test_the_committed_table_is_of_three_turns_of_every_configuration_and_the_readme_says_what_it_says():
+    table = pd.read_csv(federation.TABLE, comment="#")
+    turns = table.groupby("configuration")["turn"].unique().map(sorted).to_dict()
+    assert turns == {name: [0, 1, 2] for name in federation.CONFIGURATIONS}
+    for _, rows in table.groupby(["configuration", "turn"]):
+        values = rows.set_index("quantity")["value"]
+        ratio = values["travel"] / values["travel in one process"]
+        assert values["travel over one process"] == pytest.approx(ratio, rel=1e-3)
+    middle = table.groupby(["configuration", "quantity"])["value"].median()
+    assert middle["83 centers, 2 sites", "attempts"] >= 83 and middle["83 centers, 2 sites", "memory"] < 4
+    readme = (Path(federation.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for name in federation.CONFIGURATIONS:
+        said = [
+            f"{middle[name, 'travel over one process']:.1f} times",
+            f"{middle[name, 'start-up'] + middle[name, 'opening']:.0f} s",
+            f"{middle[name, 'train, each']:.2f} s",
+            f"{middle[name, 'memory']:.1f} GB",
+            f"{middle[name, 'federated averaging, a cycle']:.1f} MB",
+        ]
+        assert any(all(f"| {part} |" in line for part in said) for line in readme.splitlines()), name
