@@ -15,8 +15,8 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13)
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do \
 	if "$$name" -c '$(SUPPORTED)' >/dev/null 2>&1; then echo "$$name"; break; fi; done)
 ARGS ?=
-# wheels only, but for what NVIDIA FLARE reads its settings with, which is published as plain Python source alone
-QUIET := -qq --disable-pip-version-check --no-input --only-binary :all: --no-binary pyhocon
+# wheels only, but for what is published as plain Python source alone: neuroCombat, and what NVIDIA FLARE reads its settings with
+QUIET := -qq --disable-pip-version-check --no-input --only-binary :all: --no-binary pyhocon,neurocombat
 
 .DEFAULT_GOAL := help
 .PHONY: help tutorial test lab bench env clean clean-all

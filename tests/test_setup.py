@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
+GPL = re.compile(r"(?<!L)GPL|(?<!Lesser )General Public", re.I)
 PIN = re.compile(r"([a-z0-9-]+)==([\w.]+)")
 
 
@@ -62,9 +63,56 @@ def test_every_dependency_is_pinned_within_its_range(requirement):
 
 def test_the_extras_and_the_group_are_the_expected_ones():
     extras = PROJECT["optional-dependencies"]
-    assert sorted(extras) == ["detectors", "federation", "gpu", "viewer"]
+    assert sorted(extras) == ["detectors", "federation", "gpu", "harmonization", "viewer"]
     assert list(PYPROJECT["dependency-groups"]) == ["dev"]
     assert extras["gpu"] == ["tensorflow[and-cuda]"]
+
+
+def list_installed(names):
+    """Returns the distributions that a default install of these brings, by name, as far as they are installed here."""
+    found, left = {}, [Requirement(name) for name in names]
+    while left:
+        wanted = left.pop()
+        name = canonicalize_name(wanted.name)
+        extras = ["", *sorted(wanted.extras)]
+        if (name, *extras) in found:
+            continue
+        try:
+            found[(name, *extras)] = one = distribution(name)
+        except PackageNotFoundError:
+            continue
+        for text in one.requires or ():
+            need = Requirement(text)
+            if not need.marker or any(need.marker.evaluate({"extra": extra}) for extra in extras):
+                need.marker = None
+                left.append(need)
+    return {key[0]: one for key, one in found.items()}
+
+
+def read_licence(one):
+    """Returns what a distribution says its licence is: the expression, or the classifiers and the first line."""
+    said = one.metadata.get("License-Expression")
+    classifiers = [text for text in one.metadata.get_all("Classifier") or () if text.startswith("License ::")]
+    return said or "; ".join(classifiers) or (one.metadata.get("License") or "").strip().partition("\n")[0]
+
+
+def test_a_default_install_brings_nothing_under_the_gpl():
+    found = {name: read_licence(one) for name, one in list_installed(PROJECT["dependencies"]).items()}
+    assert {"numpy", "scikit-learn", "tensorflow", "traitlets"} <= set(found), "what is needed by others is looked at"
+    assert {name: licence for name, licence in found.items() if GPL.search(licence)} == {}
+    silent = {name for name, licence in found.items() if not licence}
+    assert silent <= {"namex"}, "whose licence, Apache 2.0, is a file alone"
+
+
+@pytest.mark.parametrize(
+    ("licence", "strict"),
+    [
+        *(("GPL-3.0-or-later", True), ("GNU General Public License v3 (GPLv3)", True), ("AGPL-3.0-only", True)),
+        *(("LGPL-2.1", False), ("GNU Lesser General Public License v3 (LGPLv3)", False), ("BSD-3-Clause", False)),
+    ],
+)
+def test_the_gpl_is_told_from_its_lesser_sister(licence, strict):
+    assert bool(GPL.search(licence)) == strict
 
 
 def test_the_environment_the_tests_run_in_is_the_pinned_one():
