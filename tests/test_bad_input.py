@@ -19,9 +19,22 @@ import pytest
 
 import dqc_lib as dqc
 from dqc_lib.fisher import GradientScale
+from dqc_lib.harmonization import (
+    LabelledScans,
+    Protocol,
+    associate_with_site,
+    find_groups,
+    fit_components,
+    harmonize_images,
+    measure_landmarks,
+    prepare_eeg,
+    prepare_scans,
+    read_acquisition,
+)
 from dqc_lib.ledger import COLUMNS
 from dqc_lib.phantom import Recipe
 from dqc_lib.quality import Counts
+from dqc_lib.simulation import RegionRecipe
 from dqc_lib.travelling import RunFolder, Schedule, Study, Visit
 
 HEADER = "participant_id\tsite\tdiagnosis\tsex\tage\tscanner"
@@ -1418,8 +1431,46 @@ PARAMETERS = [
         "0.5",
     ),
 ]
+HARMONIZATION = [
+    case(
+        "a step of harmonization that is none",
+        lambda f: harmonize_images(make_cohort(), f / "even", steps=["blur"]),
+        *(ValueError, "steps must be some of ('bias', 'intensity')", "blur"),
+    ),
+    case("an image of one intensity", call(measure_landmarks, np.ones((4, 4, 4))), ValueError, "came from 1 to 1"),
+    case("regions with a confounding above 1", call(RegionRecipe, confounding=2), ValueError, "from 0 to 1", "got 2"),
+    case(
+        "a sidecar that is a list",
+        read_acquisition,
+        ValueError,
+        *("T1w.json", "not a JSON object", "expected the note of an acquisition"),
+        prepare=lambda f: (write_bids_folder(f, *LINES), write("T1w.json", "[]")(f)),
+    ),
+    case(
+        "a folder of headers that is none",
+        lambda f: read_acquisition(make_cohort(), headers=f / "nowhere"),
+        *(FileNotFoundError, "nowhere: no such folder", "expected one with sidecars"),
+    ),
+    case("a protocol in ms", call(Protocol, {"echo_time": (3, 1)}), ValueError, "'echo_time'", "to 0.5 s", "got 3"),
+    case("a score that is the same for all", call(find_groups, pd.DataFrame({"mood": [1] * 9})), ValueError, "'mood'"),
+    case(
+        "groups and sites of other subjects",
+        call(associate_with_site, pd.Series(["A"], index=["s1"]), pd.Series(["X"], index=["s2"])),
+        *(ValueError, "subject 's1'", "expected the same subjects"),
+    ),
+    case("an array for a recording", call(prepare_eeg, np.zeros((2, 9))), TypeError, "raw must be one of MNE's"),
+    case("an array for a B-scan", call(prepare_scans, [np.zeros((9, 9))]), TypeError, "image 0 must be a SimpleITK"),
+    case("images brighter than 1", call(fit_components, np.full((2, 9, 9), 255)), ValueError, "from 0 to 1", "255"),
+    case(
+        "a subject with two labels",
+        call(LabelledScans, np.zeros((2, 9, 9)), [0, 1], ["s1", "s1"]),
+        *(ValueError, "one label", "'s1' have several"),
+    ),
+]
+
 CATALOGUE = [
-    *TABLES, *FILES, *COHORTS, *VOLUMES, *LEDGERS, *CHECKPOINTS, *RUNS, *PLANS, *SCHEDULES, *RULES, *PARAMETERS
+    *TABLES, *FILES, *COHORTS, *VOLUMES, *LEDGERS, *CHECKPOINTS, *RUNS, *PLANS, *SCHEDULES, *RULES, *PARAMETERS,
+    *HARMONIZATION,
 ]  # fmt: skip
 
 

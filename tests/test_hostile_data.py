@@ -25,6 +25,7 @@ from dqc_lib.checkpoints import DAMAGES, MAX_BYTES, check_model, open_archive
 from dqc_lib.cohort import Cohort, read_bids, read_cohort, read_published_csv, write_bids
 from dqc_lib.cohort.rows import MAX_BYTES as MAX_TABLE
 from dqc_lib.fisher import GradientScale
+from dqc_lib.harmonization import headers as header_files
 from dqc_lib.ledger import COUNTS
 from dqc_lib.quality import Counts
 from dqc_lib.report.revealing import FEWEST
@@ -959,6 +960,9 @@ def test_the_limits_that_the_security_page_states_are_those_of_the_library():
     assert header.MAX_OFFSET == 16 * 2**20 and "begin within 16 MiB" in page
     assert MAX_TABLE == 64 * 2**20 and "longer than 64 MiB" in page
     assert MAX_BYTES == 2 * 2**30 and "claim at most 2 GiB" in page
+    assert header_files.MAX_BYTES == 2**20 and "sidecars above 1 MiB" in page and "at most 1 MiB is read" in page
+    assert header_files.MAX_VALUE == 4 * 2**10 and "of a value at most 4 KiB" in page
+    assert header_files.MAX_FILES == 512 and "more than 512 files" in page
     assert FEWEST == 5 and "warns below five subjects" in page
     for gap in ("A center that lies", "Gradient inversion"):
         assert gap in page.partition("What is not defended")[2]

@@ -12,17 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import test_figures as plain
+import test_figures_acquisition as acquisition
 import test_figures_centers as centers
 import test_figures_fairness as fairness
+import test_figures_harmonization as harmonized
 import test_figures_rules as rules
+import test_figures_signals as signals
 import test_figures_traffic as traffic
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from dqc_lib import figures, pages
+from dqc_lib import figures, harmonization, pages
 from dqc_lib.cohort import Cohort
 from dqc_lib.evaluation import SubgroupReport, subgroup_report
 from dqc_lib.federation import FederatedRun
+from dqc_lib.harmonization import Admission, Groups, SiteAssociation
 from dqc_lib.ledger import COLUMNS, Ledger
+from dqc_lib.simulation import RegionRecipe, simulate_regions
 from dqc_lib.volumes import Volume, VolumeCache, write_volume
 from dqc_lib.widgets import LedgerExplorer, SliceViewer
 
@@ -78,36 +83,59 @@ COHORT = Cohort(
 VOLUMES = {HOSTILE: plain.VOLUME, f"other {HOSTILE}": plain.VOLUME}
 DRAWN = {
     "draw_alarms": lambda title: figures.draw_alarms(rules.ALARMS, title=title),
+    "draw_bscans": lambda title: signals.DRAWINGS["bscans"](title, HOSTILE),
     "draw_center_overview": lambda title: figures.draw_center_overview(
         LEDGER, cohort=COHORT, controls=True, title=title
     ),
     "draw_center_timeline": lambda title: figures.draw_center_timeline(LEDGER, f"A{HOSTILE}", title=title),
     "draw_centers": lambda title: figures.draw_centers(COHORT.by_center(), title=title),
+    "draw_compliance": lambda title: figures.draw_compliance(replace_names(acquisition.SUMMARY), title=title),
     "draw_decisions": lambda title: figures.draw_decisions(LEDGER, title=title),
     "draw_detectors": lambda title: figures.draw_detectors(
         replace_names(rules.DETECTORS), sees={f"loss{HOSTILE}": HOSTILE}, title=title
     ),
+    "draw_effects": lambda title: figures.draw_effects(harmonized.make_effects(HOSTILE), axis=HOSTILE, title=title),
     "draw_elimination": lambda title: figures.draw_elimination(replace_names(fairness.ELIMINATION), title=title),
     "draw_evidence": lambda title: figures.draw_evidence(
         replace_names(rules.make_evidence(HOSTILE)), alpha=0.05, title=title
     ),
+    "draw_fold_differences": lambda title: signals.DRAWINGS["differences"](title, HOSTILE),
+    "draw_folds": lambda title: signals.DRAWINGS["folds"](title, HOSTILE),
     "draw_forest": lambda title: figures.draw_forest(replace_names(fairness.ARMS), metric="sensitivity", title=title),
     "draw_gaps": lambda title: figures.draw_gaps(replace_names(fairness.GAPS), metric="auroc", title=title),
+    "draw_groups_by_site": lambda title: figures.draw_groups_by_site(
+        acquisition.COUNTS.rename(index=lambda name: name + HOSTILE, columns=lambda name: name + HOSTILE), title=title
+    ),
     "draw_histograms": lambda title: figures.draw_histograms(VOLUMES, title=title),
     "draw_history": lambda title: figures.draw_history(replace_names(plain.HISTORY), title=title),
+    "draw_interval_rows": lambda title: signals.DRAWINGS["intervals"](title, HOSTILE),
+    "draw_knob": lambda title: figures.draw_knob(harmonized.make_knob(HOSTILE), x=HOSTILE, y=HOSTILE, title=title),
+    "draw_parameter": lambda title: figures.draw_parameter(
+        replace_names(acquisition.TABLE), "flip_angle", protocol=acquisition.PROTOCOL, title=title
+    ),
+    "draw_probes": lambda title: signals.DRAWINGS["probes"](title, HOSTILE),
     "draw_rates": lambda title: figures.draw_rates(LEDGER, title=title),
     "draw_roc": lambda title: figures.draw_roc(
         rules.SCORES.rename(columns=lambda name: name + HOSTILE), harmful=rules.HARMFUL, title=title
     ),
+    "draw_site_distributions": lambda title: figures.draw_site_distributions(
+        {HOSTILE: pd.Series([1.0, 2.0])}, [HOSTILE, "other"], axis=HOSTILE, title=title
+    ),
     "draw_slices": lambda title: figures.draw_slices(VOLUMES, cursor=True, title=title),
+    "draw_spectra": lambda title: signals.DRAWINGS["spectra"](title, HOSTILE),
+    "draw_stability": lambda title: figures.draw_stability(replace_names(acquisition.STABILITY), title=title),
     "draw_study": lambda title: figures.draw_study(
         replace_names(rules.SUMMARY), groups=["center", f"new scanner{HOSTILE}"], title=title
     ),
+    "draw_trade": lambda title: figures.draw_trade(harmonized.make_trade(even=HOSTILE), title=title),
     "draw_traffic": lambda title: figures.draw_traffic(replace_names(traffic.TRAFFIC), title=title),
     "draw_truth": lambda title: figures.draw_truth({HOSTILE: plain.TRUTH.rename(index=str)}, title=title),
     "draw_update_norms": lambda title: figures.draw_update_norms(LEDGER, harmful={f"a2{HOSTILE}"}, title=title),
     "draw_verification_surface": lambda title: figures.draw_verification_surface(LEDGER, title=title),
     "draw_viewer": lambda title: figures.draw_viewer(VOLUMES, title=title),
+    "draw_ways": lambda title: figures.draw_ways(
+        harmonized.make_ways(way=HOSTILE, measured=HOSTILE).iloc[:1], axis=HOSTILE, chance=HOSTILE, title=title
+    ),
 }
 CLICKED = {"draw_center_overview", "draw_center_timeline"}  # a mark's customdata begins with a name that is not shown
 NAMELESS = {"draw_alarms", "draw_verification_surface"}  # they show no name beside the title
@@ -170,10 +198,42 @@ def make_federated_run(folder):
     return FederatedRun(folder / HOSTILE.replace("/", ""), ledger.to_frame(), ledger.list_presences(), traffic, {})
 
 
+def make_measurements():
+    """Return features, sites and labels of forty subjects; every name is hostile."""
+    values = np.random.default_rng(0).poisson(50, (40, 4)).astype(float)
+    return pd.DataFrame(values, columns=[f"{HOSTILE}{n}" for n in range(4)]), [HOSTILE, "b"] * 20, [0, 0, 1, 1] * 10
+
+
+def harmonize(fit):
+    values, sites, labels = make_measurements()
+    return fit(values, sites, pd.DataFrame({HOSTILE: labels}, dtype=float))
+
+
+def cross_validated():
+    values, _, labels = make_measurements()
+    return harmonization.cross_validate(values, labels, [f"{HOSTILE}{n}" for n in range(40)], seed=1)
+
+
+def compare_with_chance(folder):
+    values, _, labels = make_measurements()
+    return harmonization.compare_to_chance(values, labels, [f"{HOSTILE}{n}" for n in range(40)], permutations=3, seed=1)
+
+
 SHOWING = {
+    "Admission": lambda folder: Admission(COHORT, COHORT.table, COHORT.table[["center"]].assign(n=1, admitted=False)),
+    "ChanceComparison": compare_with_chance,
     "Cohort": lambda folder: COHORT,
+    "Combat": lambda folder: harmonize(harmonization.fit_combat),
+    "CombatSeq": lambda folder: harmonize(harmonization.fit_combat_seq),
     "FederatedRun": make_federated_run,
+    "FoldComparison": lambda folder: harmonization.compare_folds(cross_validated(), cross_validated()),
+    "Groups": lambda folder: Groups(pd.Series([HOSTILE, "b"]), HOSTILE, pd.DataFrame(), 0),
     "Ledger": lambda folder: make_ledger(),
+    "Protocol": lambda folder: acquisition.PROTOCOL,
+    "SiteScores": lambda folder: harmonization.fit_site_scores(*make_measurements()[:2]),
+    "SiteDecoding": lambda folder: harmonization.decode_sites(*make_measurements()[:2], seed=1, n_resamples=20),
+    "Simulated": lambda folder: simulate_regions(RegionRecipe(sites=(4, 3))),
+    "SiteAssociation": lambda folder: SiteAssociation(acquisition.COUNTS, 15, 1.0, 0.5, 9, 0.2),
     "SubgroupReport": lambda folder: make_report(),
     "Volume": lambda folder: Volume(plain.VOLUME[0], np.eye(4)),
     "VolumeCache": lambda folder: VolumeCache({HOSTILE: folder / HOSTILE.replace("/", "")}),

@@ -12,14 +12,16 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("arguments", "aside", "notes", "artefacts", "tables", "checkpoints"),
     ("cohort", "volumes", "ledger", "marks"),
-    ("quality", "networks", "snapshots", "fisher", "phantom", "harm"),
+    ("quality", "networks", "snapshots", "fisher", "phantom", "harm", "simulation"),
     ("evaluation", "detection"),
+    ("harmonization",),
     ("figures", "travelling", "pages"),
     ("widgets", "federation", "report"),
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 BACKENDS = {"tensorflow", "torch", "jax"}
 HEAVY = {"keras", "SimpleITK", "plotly", "scipy", "sklearn", "nilearn", "fairlearn", "ipywidgets", "cleanlab"}
+HEAVY |= {"dicompare", "mne", "neuroCombat", "pydicom", "skimage", "statsmodels"}
 MOST_LINES = 350
 
 

@@ -32,6 +32,18 @@ def show_path(path: str | os.PathLike) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def list_own_folders(image: str | os.PathLike, subject: str) -> tuple[str, ...]:
+    """Return the names of the folders from the subject's own to the image's; none where no folder is the subject's.
+
+    Examples
+    --------
+    >>> list_own_folders("cohort/sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz", "sub-1")
+    ('sub-1', 'ses-2', 'anat')
+    """
+    folders = Path(image).parts[:-1]
+    return folders[len(folders) - 1 - folders[::-1].index(subject) :] if subject in folders else ()
+
+
 def check_inside(path: str | os.PathLike, allowed: Iterable[Path], *, where: str) -> None:
     """Raise unless a path lies inside one of the folders of `list_allowed`, ".." and symbolic links followed.
 

@@ -1,6 +1,7 @@
 """The travelling model: plan, loop, centers in one process, and studies that compare the arms."""
 
 from dqc_lib.travelling.engine import CenterError, Engine, Update
+from dqc_lib.travelling.features import read_features
 from dqc_lib.travelling.local import LocalCenters
 from dqc_lib.travelling.loop import travel
 from dqc_lib.travelling.plan import Cycle, Schedule, Visit, group_by_center, plan_cycles
@@ -22,6 +23,7 @@ __all__ = [
     "Visit",
     "group_by_center",
     "plan_cycles",
+    "read_features",
     "screen_centers",
     "travel",
     "watch",

@@ -7,7 +7,7 @@ K, J, I; millimetres in LPS axes) stays inside this package.
 
 from dqc_lib.volumes.cache import VolumeCache
 from dqc_lib.volumes.files import AXES, LPS_TO_RAS, Volume, read_volume, write_volume
-from dqc_lib.volumes.header import ENDINGS, HEADER_BYTES, MAX_VOXELS, VOXEL_TYPES
+from dqc_lib.volumes.header import ENDINGS, HEADER_BYTES, MAX_VOXELS, VOXEL_TYPES, read_spacing
 from dqc_lib.volumes.intensity import rescale_to_uint8
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "VOXEL_TYPES",
     "Volume",
     "VolumeCache",
+    "read_spacing",
     "read_volume",
     "rescale_to_uint8",
     "write_volume",

@@ -63,6 +63,26 @@ def check_file(path: Path, where: str, max_voxels: int) -> None:
         raise ValueError(f"{where}: {n_bad} of {header.n_voxels} voxels are NaN or infinite; expected finite values")
 
 
+def read_spacing(path: Path, where: str) -> tuple[float, float, float]:
+    """Return the distance between voxels along the axes of the file, in mm; nothing but the header is read.
+
+    Raises
+    ------
+    ValueError
+        Begun with `where`, if the header is none of NIfTI-1 or makes no sense.
+    """
+    with path.open("rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path) if packed else path.open("rb") as stream:
+            start = stream.read(HEADER_BYTES)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{where}: unreadable, its compressed data are damaged ({error}); expected gzip") from None
+    _parse_header(start, where, MAX_VOXELS)
+    order = "<" if start[:4] == struct.pack("<i", HEADER_BYTES) else ">"
+    return struct.unpack(f"{order}3f", start[80:92])
+
+
 def _scan_payload(stream: IO[bytes], header: _Header) -> tuple[int, int]:
     """Return how many bytes of voxels are there and how many of the voxels are not finite, reading by the MiB.
 
