@@ -368,7 +368,7 @@ WORDS = {
     "req", "ok", "OK", "fobs", "bytes", "none", "", "value", "mask", "last_task_id", "task_name",
     "sync", "setup", "get_task", "submit_update", "call", "controller", "tuple",
     "collab_interface", "client_interfaces", "server_fqcn", "client", "server", "result",
-    "name", "kind", "required", "POSITIONAL_OR_KEYWORD",
+    "name", "kind", "required", "POSITIONAL_OR_KEYWORD", "bye", "cellnet.channel",
 }  # fmt: skip
 CALLS = {"open", "train", "verify", "measure", "sum_features", "name_verification", "sum_squares", "measure_images"}
 INTERFACE = CALLS | {
