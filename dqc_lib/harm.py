@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from hashlib import file_digest
 from pathlib import Path
 from zlib import crc32
 
@@ -19,10 +18,9 @@ import pandas as pd
 from dqc_lib.arguments import require_kind, require_names, require_number, require_path, require_whole
 from dqc_lib.artefacts import HARMS
 from dqc_lib.artefacts import HarmKind as HarmKind
-from dqc_lib.aside import is_aside, write_json
 from dqc_lib.cohort import BIDS_NAME, BIDS_PATTERN, Cohort, check_column, write_bids
 from dqc_lib.marks import check_strength, describe_harm, parse_harm
-from dqc_lib.notes import read_note
+from dqc_lib.notes import claim_folder, fingerprint_file
 from dqc_lib.volumes import read_volume, write_volume
 
 
@@ -245,16 +243,15 @@ def write_harmful(
     named = table.loc[rows, "subject"].str.fullmatch(BIDS_PATTERN)
     check_column(table.loc[rows], "subject", named, f"{BIDS_NAME}, the folder being a BIDS folder")
     marks = {row: parse_harm(table.at[row, "harm"]) for row in rows}
-    there = _check_folder(
-        root,
-        {
-            "seed": seed,
-            "maximum": maximum,
-            "harm": dict(cohort.table.loc[rows, ["subject", "harm"]].values),
-            "diagnosis": {table.at[row, "subject"]: int(table.at[row, "diagnosis"]) for row in rows},
-            "source": {table.at[row, "subject"]: _hash_file(table.at[row, "path"]) for row in rows},
-        },
-    )
+    wanted = {
+        "seed": seed,
+        "maximum": maximum,
+        "harm": dict(cohort.table.loc[rows, ["subject", "harm"]].values),
+        "diagnosis": {table.at[row, "subject"]: int(table.at[row, "diagnosis"]) for row in rows},
+        "source": {table.at[row, "subject"]: fingerprint_file(table.at[row, "path"]) for row in rows},
+    }
+    claim_folder(root, "harm.json", wanted, of="harm")
+    there = (root / "participants.tsv").exists()
     for done, row in enumerate(rows, start=1):
         (kind, strength), subject = marks[row], table.at[row, "subject"]
         path = root / subject / "anat" / f"{subject}_T1w.nii.gz"
@@ -271,32 +268,6 @@ def write_harmful(
     if not there:
         write_bids(Cohort(table.loc[rows], root), root)
     return cohort.replace(table)
-
-
-def _check_folder(root: Path, wanted: dict) -> bool:
-    """Return whether the folder holds just this harm already; if it holds nothing, note there what will be written."""
-    note = root / "harm.json"
-    found = read_note(note, of="harm") if note.exists() else None
-    if (root / "participants.tsv").exists() or found is not None:
-        if found != wanted:
-            differs = sorted(key for key in wanted if (found or {}).get(key) != wanted[key])
-            raise FileExistsError(
-                f"{root} holds another cohort or other harm (other {', '.join(differs)}); expected a folder of its own"
-            )
-        return (root / "participants.tsv").exists()
-    if root.exists() and not all(map(is_aside, root.iterdir())):
-        raise FileExistsError(f"{root} holds files already, and no harm; expected a folder of its own")
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(note, wanted)
-    return False
-
-
-def _hash_file(path: str) -> str:
-    """Return the fingerprint of a good image, "missing" where reading will say so."""
-    if not Path(path).is_file():
-        return "missing"
-    with open(path, "rb") as stream:
-        return file_digest(stream, "sha256").hexdigest()
 
 
 def _write_image(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
+
+from dqc_lib.aside import is_aside, write_json
 
 
 def read_note(path: Path, *, of: str, keys: Mapping[str, type] | None = None) -> dict[str, Any]:
@@ -40,3 +43,52 @@ def read_note(path: Path, *, of: str, keys: Mapping[str, type] | None = None) ->
     if not isinstance(note, dict):
         raise ValueError(f"{path}: damaged, not a JSON object; expected the note of {of}")
     return note
+
+
+def claim_folder(
+    root: Path, name: str, wanted: Mapping[str, Any], *, of: str, beside: Collection[str] = ()
+) -> dict[str, Any] | None:
+    """Return the note of a folder that says just what is wanted, or None after writing it into an empty one.
+
+    The note is written before anything else, so that what was cut short is known again and completed.
+
+    Parameters
+    ----------
+    root : path
+        Made if missing.
+    name : str
+        File name of the note.
+    wanted : mapping
+        What decides on everything that will be written there, as JSON can hold it.
+    of : str
+        What lies there, for the message: "sites".
+    beside : collection of str, optional
+        What the note may say beside it: how far the work has come.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds a note that says something else, which it names, or other files and no note.
+    ValueError
+        If the note is damaged.
+    """
+    note, wanted = root / name, json.loads(json.dumps(wanted))
+    if note.exists():
+        found = read_note(note, of=of)
+        compared = (found.keys() | wanted.keys()) - set(beside)
+        if differs := sorted(key for key in compared if found.get(key) != wanted.get(key)):
+            raise FileExistsError(f"{root} holds other {of} (other {', '.join(differs)}); expected a folder of its own")
+        return found
+    if root.exists() and not all(map(is_aside, root.iterdir())):
+        raise FileExistsError(f"{root} holds files already, and no {name}; expected a folder of its own")
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(note, wanted)
+    return None
+
+
+def fingerprint_file(path: str | Path) -> str:
+    """Return the fingerprint (SHA-256) of a file, "missing" where reading it will say so."""
+    if not Path(path).is_file():
+        return "missing"
+    with open(path, "rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()

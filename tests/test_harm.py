@@ -463,7 +463,7 @@ def test_harm_that_leaves_no_contrast_is_refused_by_subject(good, tmp_path):
 def test_nothing_is_written_where_marks_or_folder_are_wrong(good, tmp_path):
     marked = place_harm(good, kind="inversion", centers=["A"])
     write_bids(good, tmp_path / "taken")
-    with pytest.raises(FileExistsError, match="holds another cohort"):
+    with pytest.raises(FileExistsError, match="holds files already, and no harm.json"):
         write_harmful(marked, tmp_path / "taken")
     with pytest.raises(ValueError, match="expected harmful subjects"):
         write_harmful(good, tmp_path / "none")

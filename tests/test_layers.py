@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
-    ("arguments", "aside", "notes", "artefacts", "tables", "checkpoints"),
+    ("arguments", "aside", "artefacts", "tables", "checkpoints"),
+    ("notes",),
     ("cohort", "volumes", "ledger", "marks"),
     ("quality", "networks", "snapshots", "fisher", "phantom", "harm", "simulation"),
     ("evaluation", "detection"),

@@ -136,7 +136,7 @@ def test_a_folder_of_phantoms_numbered_otherwise_is_refused(tmp_path):
     cohort = write_phantoms(tmp_path / "later", first=41, **options)
     assert list(cohort.table["subject"]) == ["sub-0041", "sub-0042"]
     assert "first" not in (write_phantoms(tmp_path / "usual", **options).root / "recipe.json").read_text()
-    with pytest.raises(ValueError, match="holds phantoms of another recipe"):
+    with pytest.raises(FileExistsError, match=r"holds other phantoms \(other first\)"):
         write_phantoms(tmp_path / "later", **options)
 
 
@@ -373,7 +373,7 @@ def test_a_disk_that_is_full_at_the_first_file_leaves_a_folder_that_can_be_used(
 def test_a_folder_of_another_recipe_is_refused(tmp_path, change):
     write(tmp_path)
     before = read_files(tmp_path)
-    with pytest.raises(ValueError, match="holds phantoms of another recipe .* choose another folder or remove it"):
+    with pytest.raises(FileExistsError, match="holds other phantoms .* expected a folder of its own"):
         write(tmp_path, **change)
     assert read_files(tmp_path) == before
 
@@ -382,7 +382,7 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path, change):
 def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(tmp_path, name):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("not ours")
-    with pytest.raises(ValueError, match=r"holds .* not .*phantoms \(no recipe.json\); choose an empty folder"):
+    with pytest.raises(FileExistsError, match="holds files already, and no recipe.json; expected a folder of its own"):
         write(tmp_path)
     assert read_files(tmp_path) == {name: b"not ours"}
 

@@ -106,14 +106,14 @@ def test_a_folder_with_the_same_headers_is_completed_and_one_with_others_refused
     (folder / "sub-A0" / "anat" / "sub-A0_T1w.json").unlink()
     write_headers(cohort, folder, recipe=NONE)
     assert read_all(folder) == before
-    with pytest.raises(FileExistsError, match="another recipe or cohort"):
+    with pytest.raises(FileExistsError, match=r"other headers \(other images, recipe\)"):
         write_headers(cohort, folder, recipe=HeaderRecipe(0, 0, 0, 0, 0, seed=7))
-    with pytest.raises(FileExistsError, match="another recipe or cohort"):
+    with pytest.raises(FileExistsError, match=r"other headers \(other images\)"):
         write_headers(make_cohort(tmp_path, 2, 3), folder, recipe=NONE)
     for name, value in {"scanner": "vendor B", "path": f"{tmp_path}/sub-A0/anat/sub-A0_acq-2_T1w.nii"}.items():
         table = cohort.table.copy()
         table.loc[0, name] = value
-        with pytest.raises(FileExistsError, match="another recipe or cohort"):
+        with pytest.raises(FileExistsError, match=r"other headers \(other images\)"):
             write_headers(cohort.replace(table), folder, recipe=NONE)
     assert read_all(folder) == before
     (tmp_path / "mine").mkdir()

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dqc_lib.arguments import require_kind, require_names, require_path, require_whole, show_value
-from dqc_lib.aside import is_aside, write_aside, write_json
+from dqc_lib.aside import write_aside, write_json
 from dqc_lib.cohort import Cohort, check_roles, write_bids
-from dqc_lib.notes import read_note
+from dqc_lib.notes import claim_folder
 
 NOTE = "sites.json"
 SITE_PATTERN = "[A-Za-z0-9](-?[A-Za-z0-9]){0,62}"
@@ -57,14 +56,16 @@ def spread_cohort(
     shares = _deal(cohort.centers, sites)
     parts = {site: cohort.blinded().select(centers=centers) for site, centers in shares.items()}
     endings = {row.subject: _find_ending(row.subject, row.path) for row in cohort.table.itertuples()}
-    if _check_folder(root, {"sites": shares, "cohort": fingerprint_cohort(cohort.blinded())}):
+    wanted = {"sites": shares, "cohort": fingerprint_cohort(cohort.blinded())}
+    found = claim_folder(root, NOTE, wanted, of="sites", beside=("whole",))
+    if found is not None and found.get("whole") is True:
         return {site: root / site for site in shares}
     for site, part in parts.items():
         for row in part.table.itertuples():
             name = f"{row.subject}_T1w{endings[row.subject]}"
             _copy(Path(row.path), root / site / row.subject / "anat" / name)
         write_bids(part, root / site, overwrite=True)
-    write_json(root / NOTE, read_note(root / NOTE, of="sites") | {"whole": True})
+    write_json(root / NOTE, wanted | {"whole": True})
     return {site: root / site for site in shares}
 
 
@@ -120,24 +121,6 @@ def _find_ending(subject: str, path: str) -> str:
         if path.lower().endswith(ending):
             return ending
     raise ValueError(f"subject {subject!r}: {path} is no NIfTI file by its name; expected {' or '.join(ENDINGS)}")
-
-
-def _check_folder(root: Path, wanted: dict[str, Any]) -> bool:
-    """Return whether the folder holds just this already; if it holds nothing, note there what will be written."""
-    note = root / NOTE
-    if note.exists():
-        found = read_note(note, of="sites", keys={"whole": bool})
-        differs = [key for key in wanted if found.get(key) != wanted[key]]
-        if differs:
-            raise FileExistsError(
-                f"{root} holds other sites (other {', '.join(differs)}); expected a folder of its own"
-            )
-        return found["whole"]
-    if root.exists() and not all(map(is_aside, root.iterdir())):
-        raise FileExistsError(f"{root} holds files already, and no {NOTE}; expected a folder of its own")
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(note, wanted | {"whole": False})
-    return False
 
 
 def _copy(source: Path, target: Path) -> None:

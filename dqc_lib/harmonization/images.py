@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dqc_lib.arguments import require_kind, require_names, require_path
-from dqc_lib.aside import is_aside, write_json
+from dqc_lib.aside import write_json
 from dqc_lib.cohort import BIDS_NAME, BIDS_PATTERN, Cohort, check_column, write_bids
 from dqc_lib.harmonization.intensity import (
     PERCENTILES,
@@ -26,7 +25,7 @@ from dqc_lib.harmonization.intensity import (
     standardize_intensity,
     summarize_landmarks,
 )
-from dqc_lib.notes import read_note
+from dqc_lib.notes import claim_folder, fingerprint_file
 from dqc_lib.volumes import read_volume, write_volume
 
 IMAGE_STEPS = ("bias", "intensity")
@@ -86,8 +85,9 @@ def harmonize_images(
     wanted = {"steps": [step for step in IMAGE_STEPS if step in asked], "method": METHOD}
     training = table["subject"][table["role"] == "train"] if "role" in table else table["subject"]
     wanted["training"] = sorted(training)
-    wanted["source"] = {row.subject: _hash_file(row.path) for row in table.itertuples()}
-    there = _check_folder(root, wanted)
+    wanted["source"] = {row.subject: fingerprint_file(row.path) for row in table.itertuples()}
+    claim_folder(root, NOTE, wanted, of="harmonized images")
+    there = (root / "participants.tsv").exists()
     table["path"] = [str(root / name / "anat" / f"{name}_T1w.nii.gz") for name in table["subject"]]
     if not there:
         sources = cohort.table.set_index("subject")["path"].to_dict()
@@ -170,32 +170,6 @@ def _name_culprit(subject: str, work: Callable[..., np.ndarray], *arguments) -> 
         return work(*arguments)
     except ValueError as error:
         raise ValueError(f"subject {subject!r}: {error}") from None
-
-
-def _check_folder(root: Path, wanted: dict[str, Any]) -> bool:
-    """Return whether the folder holds just this already; if it holds nothing, note there what will be written."""
-    note = root / NOTE
-    found = read_note(note, of="harmonized images") if note.exists() else None
-    if found is not None:
-        if found != wanted:
-            differs = sorted(key for key in wanted if found.get(key) != wanted[key])
-            raise FileExistsError(
-                f"{root} holds other harmonized images (other {', '.join(differs)}); expected a folder of its own"
-            )
-        return (root / "participants.tsv").exists()
-    if root.exists() and not all(map(is_aside, root.iterdir())):
-        raise FileExistsError(f"{root} holds files already, and no {NOTE}; expected a folder of its own")
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(note, wanted)
-    return False
-
-
-def _hash_file(path: str) -> str:
-    """Return the fingerprint of an image, "missing" where reading will say so."""
-    if not Path(path).is_file():
-        return "missing"
-    with open(path, "rb") as stream:
-        return file_digest(stream, "sha256").hexdigest()
 
 
 def describe_intensities(cohort: Cohort) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -11,9 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from dqc_lib.arguments import require_kind, require_path
-from dqc_lib.aside import is_aside, write_json
 from dqc_lib.cohort import Cohort, read_bids, write_bids
-from dqc_lib.notes import read_note
+from dqc_lib.notes import claim_folder
 from dqc_lib.phantom.painting import Recipe, load_template, paint_phantom
 from dqc_lib.phantom.subjects import draw_subjects
 from dqc_lib.volumes import write_volume
@@ -40,36 +38,20 @@ def write_phantoms(
 
     Raises
     ------
-    ValueError
+    FileExistsError
         If the folder holds a cohort of another recipe, or anything else.
     """
     folder, recipe = require_path("folder", folder), recipe or Recipe()
     require_kind("recipe", recipe, Recipe, such_as="Recipe(seed=2025)")
     sites = sites if isinstance(sites, str) else [tuple(pair) for pair in sites]
     table = draw_subjects(sites, seed=recipe.seed, first=first)
-    _claim_folder(folder, sites=sites, recipe=recipe, first=first)
+    numbered = {"first": first} if first > 1 else {}  # a cohort numbered from 1 keeps the note it always had
+    claim_folder(folder, "recipe.json", {"sites": sites, **asdict(recipe), **numbered}, of="phantoms")
     if not (folder / "participants.tsv").exists():
         table["path"] = [str(folder.resolve() / name / "anat" / f"{name}_T1w.nii.gz") for name in table["subject"]]
         _write_images(table, recipe=recipe, progress=progress)
         write_bids(Cohort(table, folder), folder)  # last: its presence says that every image is there
     return read_bids(folder)
-
-
-def _claim_folder(folder: Path, *, sites, recipe: Recipe, first: int) -> None:
-    note = folder / "recipe.json"
-    listed = sites if isinstance(sites, str) else [list(pair) for pair in sites]
-    numbered = {"first": first} if first > 1 else {}  # a cohort numbered from 1 keeps the note it always had
-    wanted = json.loads(json.dumps({"sites": listed, **asdict(recipe), **numbered}))
-    if note.exists():
-        if read_note(note, of="phantoms") != wanted:
-            raise ValueError(
-                f"{folder} holds phantoms of another recipe (see {note}); choose another folder or remove it"
-            )
-        return
-    if folder.exists() and not all(map(is_aside, folder.iterdir())):
-        raise ValueError(f"{folder} holds files that are not phantoms (no recipe.json); choose an empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(note, wanted)
 
 
 def _write_images(table: pd.DataFrame, *, recipe: Recipe, progress: bool) -> None:

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 
 from dqc_lib.arguments import require_kind, require_path, require_whole
-from dqc_lib.aside import is_aside, write_aside, write_json
+from dqc_lib.aside import write_aside
 from dqc_lib.cohort import BIDS_NAME, BIDS_PATTERN, Cohort, check_column
 from dqc_lib.cohort.paths import check_inside, list_own_folders
-from dqc_lib.notes import read_note
+from dqc_lib.notes import claim_folder
 
 FAULTS = ("deviating", "milliseconds", "incomplete", "changed")
 STUDY = {"repetition_time": 2.3, "echo_time": 0.003, "flip_angle": 9.0, "field_strength": 3.0}
@@ -162,7 +162,8 @@ def write_headers(
     images["file"] = [_name_header(*row) for row in zip(truth.itertuples(), table["path"], folders, strict=True)]
     for row in images.itertuples():
         check_inside(root / row.file, [root], where=f"subject {row.subject!r}")
-    _claim_folder(root, {"recipe": asdict(recipe), "images": images.sort_values("subject").to_dict("records")})
+    wanted = {"recipe": asdict(recipe), "images": images.sort_values("subject").to_dict("records")}
+    claim_folder(root, "headers.json", wanted, of="headers")
     note = {"Modality": "MR", "AcquisitionIsSimulated": True}
     _write_missing(root / "T1w.json", partial(_write_sidecar, content=note))
     for row in images.itertuples():
@@ -175,18 +176,6 @@ def _name_header(row: tuple, image: str, folders: tuple[str, ...]) -> str:
     """Return where below its folder the header of an image lies."""
     stem = Path(image).name.removesuffix(".gz").removesuffix(".nii")
     return f"sourcedata/{row.subject}/0001.dcm" if row.dicom else "/".join([*folders, f"{stem}.json"])
-
-
-def _claim_folder(root: Path, wanted: dict) -> None:
-    note = root / "headers.json"
-    if note.exists():
-        if read_note(note, of="headers") != wanted:
-            raise FileExistsError(f"{root} holds headers of another recipe or cohort; expected a folder of its own")
-        return
-    if root.exists() and not all(map(is_aside, root.iterdir())):
-        raise FileExistsError(f"{root} holds files already, and no headers; expected a folder of its own")
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(note, wanted)
 
 
 def _write_missing(path: Path, write: Callable[[Path], object]) -> None:
