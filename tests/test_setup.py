@@ -151,8 +151,9 @@ def test_the_readme_names_the_command(command):
 def test_ci_runs_make_test():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert script.read_text().splitlines()[-1].startswith('make test ARGS="--cov=dqc_lib --cov-branch ')
-    assert script.read_text().splitlines()[-1].endswith(' --cov-fail-under=95"')
+    *_, last = script.read_text().splitlines()
+    assert last.startswith('make test ARGS="-n 2 --dist loadgroup --cov=dqc_lib --cov-branch ')
+    assert last.endswith(' --cov-fail-under=95"')
 
 
 def test_the_citation_names_the_paper():
