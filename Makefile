@@ -52,7 +52,7 @@ $(STAMP): pyproject.toml constraints.txt
 			exit 1; \
 		}; \
 	fi
-	@echo "Installing the environment into $(VENV) (once; a few minutes, 3.5 GB) ..."
+	@echo "Installing the environment into $(VENV) (once; a few minutes, 3.9 GB) ..."
 	@$(BIN) -m pip install $(QUIET) "pip>=25.1"  # the first one that knows --group
 	@$(BIN) -m pip install $(QUIET) -c constraints.txt -e . --group dev
 	@touch $(STAMP)

@@ -63,7 +63,7 @@ def test_every_dependency_is_pinned_within_its_range(requirement):
 
 def test_the_extras_and_the_group_are_the_expected_ones():
     extras = PROJECT["optional-dependencies"]
-    assert sorted(extras) == ["detectors", "federation", "gpu", "harmonization", "viewer"]
+    assert sorted(extras) == ["detectors", "federation", "gpu", "harmonization", "synthesis", "viewer"]
     assert list(PYPROJECT["dependency-groups"]) == ["dev"]
     assert extras["gpu"] == ["tensorflow[and-cuda]"]
 
