@@ -23,6 +23,7 @@ EXPECTED = [
     "06_subgroup_fairness",
     "07_choosing_the_rule",
     "08_real_federation",
+    "09_harmonize_without_pooling",
     "10_split_by_subject",
     "your_own_cohort",
 ]
