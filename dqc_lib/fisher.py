@@ -58,7 +58,7 @@ class LogitProbe:
         features = keras.layers.Flatten()(model.get_layer("average").output)
         self._probe = keras.Model(model.input, self._copy(features), name="probe")
         self._probe.compile(
-            optimizer=_keeper_class()(),
+            optimizer=get_keeper_class()(),
             loss=lambda sign, logit: keras.ops.mean(sign * logit),
             jit_compile=keras.backend.backend() == "jax",
         )
@@ -105,7 +105,8 @@ def number_parts(shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
 
 
 @cache
-def _keeper_class() -> type:
+def get_keeper_class() -> type:
+    """Return the class of an optimizer that keeps the gradient of every variable in `kept`, and moves nothing."""
     import keras
 
     class GradientKeeper(keras.optimizers.Optimizer):

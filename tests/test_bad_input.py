@@ -33,8 +33,43 @@ from dqc_lib.harmonization import (
 )
 from dqc_lib.ledger import COLUMNS
 from dqc_lib.phantom import Recipe
+from dqc_lib.privacy import (
+    PatientGradients,
+    PrivateRecipe,
+    find_noise,
+    invert_gradient,
+    measure_epsilon,
+    measure_membership,
+    protect_gradient,
+    score_distances,
+    score_losses,
+    tabulate_epsilons,
+)
 from dqc_lib.quality import Counts
-from dqc_lib.simulation import RegionRecipe
+from dqc_lib.simulation import HospitalRecipe, RegionRecipe
+from dqc_lib.synthesis import (
+    Finding,
+    Layer,
+    Task,
+    TrainingSchedule,
+    apply_permutations,
+    average_weights,
+    estimate_fidelity_intervals,
+    evaluate_utility,
+    load_arm,
+    measure_fidelity,
+    measure_shift,
+    measure_with_sdmetrics,
+    report_shift,
+    shuffle_visits,
+    summarize_records,
+    tabulate_autocorrelation,
+    tabulate_codes,
+    tabulate_criteria,
+    tell_apart,
+    train_arm,
+    weigh_by_distribution,
+)
 from dqc_lib.travelling import RunFolder, Schedule, Study, Visit
 
 HEADER = "participant_id\tsite\tdiagnosis\tsex\tage\tscanner"
@@ -1468,9 +1503,120 @@ HARMONIZATION = [
     ),
 ]
 
+RECORDS = np.zeros((12, 4, 3), dtype=np.float32)
+SYNTHESIS = [
+    case("hospitals with a shift above 1", call(HospitalRecipe, shift=2), ValueError, "from 0 to 1", "got 2"),
+    case("a hospital of nobody", call(HospitalRecipe, patients=(3, 0)), ValueError, "at least one for every", "(3, 0)"),
+    case("records in a list", call(measure_fidelity, [[[0]]], RECORDS), TypeError, "real must be an array", "[[[0]]]"),
+    case("records without visits", call(summarize_records, RECORDS[:, 0]), ValueError, "(patients, visits", "(12, 3)"),
+    case(
+        "counts in place of codes",
+        call(shuffle_visits, RECORDS + 2, seed=1),
+        *(ValueError, "0 and 1 alone", "got 2.0", "patient 0, visit 0, code 0"),
+    ),
+    case("a shuffle's seed in words", call(shuffle_visits, RECORDS, seed="1"), TypeError, "seed", "'1'"),
+    case("too few patients to be summed up", call(summarize_records, RECORDS[:9]), ValueError, "at least 10", "got 9"),
+    case("a bandwidth of 0", call(summarize_records, RECORDS, bandwidth=0), ValueError, "bandwidth", "got 0"),
+    case("records in place of summaries", call(report_shift, {"A": RECORDS}), TypeError, "'A'", "a RecordSummary"),
+    case(
+        "a hospital with other visits",
+        call(measure_shift, {"A": RECORDS, "B": RECORDS[:, :3]}),
+        *(ValueError, "hospitals['B']", "(4, 3)", "(3, 3)"),
+    ),
+    case("a list in place of hospitals", call(measure_shift, [RECORDS]), TypeError, "hospitals must be a Mapping"),
+    case("a hospital of one to be told apart", call(tell_apart, RECORDS[:1], RECORDS), ValueError, "2 patients", "1"),
+    case(
+        "synthetic records of other codes", call(measure_fidelity, RECORDS, RECORDS[:, :, :2]), ValueError, "synthetic"
+    ),
+    case("no resample", call(estimate_fidelity_intervals, RECORDS, RECORDS, n_resamples=0), ValueError, "n_resamples"),
+    case("names of other codes", call(tabulate_codes, RECORDS, RECORDS, ["a"]), ValueError, "of 3 codes", "got 1"),
+    case("no lag", call(tabulate_autocorrelation, {"A": RECORDS}, lags=0), ValueError, "lags", "got 0"),
+    case("no pair of codes", call(measure_with_sdmetrics, RECORDS, RECORDS, most_pairs=0), ValueError, "most_pairs"),
+    case("a task without codes", call(Task, ()), ValueError, "Task.outcome", "got none"),
+    case(
+        "a code that no record has",
+        call(evaluate_utility, RECORDS, {"A": RECORDS}, {"A": RECORDS}, task=Task((7,))),
+        *(ValueError, "Task.outcome", "below 3", "got 7"),
+    ),
+    case(
+        "a hospital without training patients",
+        call(evaluate_utility, RECORDS, {"A": RECORDS}, {"B": RECORDS}, task=Task((0,))),
+        *(KeyError, "real_train lacks hospital 'B'"),
+    ),
+]
+TINY = {"A": np.zeros((2, 3, 4))}
+LAYER = Layer("in", (("a", 1),), (("b", 2),))
+GENERATORS = [
+    case("an arm that is none", call(train_arm, "federated", TINY), KeyError, "arm must be one of", "'federated'"),
+    case("rounds as a text", call(TrainingSchedule, rounds="12"), TypeError, "TrainingSchedule.rounds", "'12'"),
+    case("a start that is none", call(TrainingSchedule, starts="own"), ValueError, "TrainingSchedule.starts", "'own'"),
+    case("a file that is no trained arm", lambda f: load_arm(f / "arm.npz"), FileNotFoundError, "arm.npz", "save_arm"),
+    case(
+        "half of a trained arm",
+        lambda f: load_arm(f / "arm.npz"),
+        *(ValueError, "arm.npz: not a file of save_arm"),
+        prepare=lambda f: (f / "arm.npz").write_bytes(b"PK\x03\x04"),
+    ),
+    case(
+        "shares of another hospital",
+        call(average_weights, {"A": [np.zeros(2)]}, {"B": 1}),
+        *(KeyError, "shares are of ['B']", "expected ['A']"),
+    ),
+    case(
+        "marginals in percent",
+        call(weigh_by_distribution, {"A": np.array([30.0])}, {"A": 60}),
+        *(ValueError, "marginals of 'A' must be from 0 to 1"),
+    ),
+    case(
+        "an order of units that names one twice",
+        call(apply_permutations, [np.zeros((1, 2)), np.zeros(2)], {"b": [0, 0]}, [LAYER]),
+        *(ValueError, "permutations['b']", "[0, 0]"),
+    ),
+    case(
+        "a criterion that is none",
+        call(tabulate_criteria, {"local": {"speed": Finding(1.0)}}),
+        *(KeyError, "'local'", "'speed'"),
+    ),
+]
+ONE = np.zeros((1, 2, 3))
+PRIVACY = [
+    case(
+        "a sampling rate in patients",
+        call(measure_epsilon, 1.0, sampling_rate=20, steps=1, delta=1e-3),
+        *(ValueError, "sampling_rate must lie between 0 and 1", "20"),
+    ),
+    case(
+        "an epsilon in words", call(find_noise, "low", sampling_rate=0.1, steps=1, delta=1e-3), TypeError, "epsilon"
+    ),
+    case(
+        "a hospital without patients",
+        call(tabulate_epsilons, {"A": 0}, noise_multiplier=1, steps=1, sampling_rate=0.1),
+        *(ValueError, "hospital 'A'", "at least 1, got 0"),
+    ),
+    case("noise without a clipping norm", call(PrivateRecipe, 1.0, math.inf), ValueError, "clipping_norm is infinite"),
+    case("a text for a network", call(PatientGradients, "model"), TypeError, "model must be", "str"),
+    case("scores of no member", call(measure_membership, [], [0.5]), ValueError, "members must hold", "(0,)"),
+    case("counts for codes", call(score_losses, 2 + ONE, ONE), ValueError, "visits must hold 0 and 1 alone"),
+    case(
+        "synthetic patients with other codes",
+        call(score_distances, ONE, np.zeros((1, 2, 4))),
+        *(ValueError, "synthetic has (2, 4)", "expected (2, 3)"),
+    ),
+    case(
+        "gradients of two layers",
+        call(invert_gradient, np.ones((3, 2)), np.ones(3)),
+        *(ValueError, "(3, 2)", "(3,)"),
+    ),
+    case(
+        "a clipping norm of 0",
+        call(protect_gradient, [np.ones(2)], clipping_norm=0, noise_multiplier=1),
+        *(ValueError, "clipping_norm > 0", "got 0"),
+    ),
+]
+
 CATALOGUE = [
     *TABLES, *FILES, *COHORTS, *VOLUMES, *LEDGERS, *CHECKPOINTS, *RUNS, *PLANS, *SCHEDULES, *RULES, *PARAMETERS,
-    *HARMONIZATION,
+    *HARMONIZATION, *SYNTHESIS, *GENERATORS, *PRIVACY,
 ]  # fmt: skip
 
 

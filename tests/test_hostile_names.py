@@ -18,6 +18,7 @@ import test_figures_fairness as fairness
 import test_figures_harmonization as harmonized
 import test_figures_rules as rules
 import test_figures_signals as signals
+import test_figures_synthesis as synthesis
 import test_figures_traffic as traffic
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -27,7 +28,9 @@ from dqc_lib.evaluation import SubgroupReport, subgroup_report
 from dqc_lib.federation import FederatedRun
 from dqc_lib.harmonization import Admission, Groups, SiteAssociation
 from dqc_lib.ledger import COLUMNS, Ledger
+from dqc_lib.privacy import measure_membership, tabulate_epsilons
 from dqc_lib.simulation import RegionRecipe, simulate_regions
+from dqc_lib.synthesis import Finding, Generator, GeneratorShape, Traffic, TrainedArm, TrainingSchedule
 from dqc_lib.volumes import Volume, VolumeCache, write_volume
 from dqc_lib.widgets import LedgerExplorer, SliceViewer
 
@@ -83,6 +86,8 @@ COHORT = Cohort(
 VOLUMES = {HOSTILE: plain.VOLUME, f"other {HOSTILE}": plain.VOLUME}
 DRAWN = {
     "draw_alarms": lambda title: figures.draw_alarms(rules.ALARMS, title=title),
+    "draw_arms_by_shift": lambda title: synthesis.draw_over_shift(title, HOSTILE),
+    "draw_autocorrelation": lambda title: synthesis.draw_lags(title, HOSTILE),
     "draw_bscans": lambda title: signals.DRAWINGS["bscans"](title, HOSTILE),
     "draw_center_overview": lambda title: figures.draw_center_overview(
         LEDGER, cohort=COHORT, controls=True, title=title
@@ -90,15 +95,20 @@ DRAWN = {
     "draw_center_timeline": lambda title: figures.draw_center_timeline(LEDGER, f"A{HOSTILE}", title=title),
     "draw_centers": lambda title: figures.draw_centers(COHORT.by_center(), title=title),
     "draw_compliance": lambda title: figures.draw_compliance(replace_names(acquisition.SUMMARY), title=title),
+    "draw_criteria": lambda title: figures.draw_criteria({HOSTILE: {"time": Finding(0.1, unit=HOSTILE)}}, title=title),
     "draw_decisions": lambda title: figures.draw_decisions(LEDGER, title=title),
     "draw_detectors": lambda title: figures.draw_detectors(
         replace_names(rules.DETECTORS), sees={f"loss{HOSTILE}": HOSTILE}, title=title
     ),
     "draw_effects": lambda title: figures.draw_effects(harmonized.make_effects(HOSTILE), axis=HOSTILE, title=title),
     "draw_elimination": lambda title: figures.draw_elimination(replace_names(fairness.ELIMINATION), title=title),
+    "draw_epsilons": lambda title: figures.draw_epsilons(
+        tabulate_epsilons({HOSTILE: 20}, noise_multiplier=1.0, steps=1, sampling_rate=0.1), title=title
+    ),
     "draw_evidence": lambda title: figures.draw_evidence(
         replace_names(rules.make_evidence(HOSTILE)), alpha=0.05, title=title
     ),
+    "draw_fidelity": lambda title: synthesis.draw_measures(title, HOSTILE),
     "draw_fold_differences": lambda title: signals.DRAWINGS["differences"](title, HOSTILE),
     "draw_folds": lambda title: signals.DRAWINGS["folds"](title, HOSTILE),
     "draw_forest": lambda title: figures.draw_forest(replace_names(fairness.ARMS), metric="sensitivity", title=title),
@@ -109,15 +119,24 @@ DRAWN = {
     "draw_histograms": lambda title: figures.draw_histograms(VOLUMES, title=title),
     "draw_history": lambda title: figures.draw_history(replace_names(plain.HISTORY), title=title),
     "draw_interval_rows": lambda title: signals.DRAWINGS["intervals"](title, HOSTILE),
+    "draw_inversion": lambda title: figures.draw_inversion({HOSTILE: np.eye(3)}, title=title),
     "draw_knob": lambda title: figures.draw_knob(harmonized.make_knob(HOSTILE), x=HOSTILE, y=HOSTILE, title=title),
+    "draw_membership": lambda title: figures.draw_membership({HOSTILE: (np.arange(9.0), np.ones(9))}, title=title),
     "draw_parameter": lambda title: figures.draw_parameter(
         replace_names(acquisition.TABLE), "flip_angle", protocol=acquisition.PROTOCOL, title=title
+    ),
+    "draw_persistence": lambda title: synthesis.draw_codes(title, HOSTILE),
+    "draw_privacy_utility": lambda title: figures.draw_privacy_utility(
+        pd.DataFrame({"arm": [HOSTILE], "epsilon": 1.0, "value": 0.5, "low": 0.4, "high": 0.6, "n": 9}),
+        axis=HOSTILE,
+        title=title,
     ),
     "draw_probes": lambda title: signals.DRAWINGS["probes"](title, HOSTILE),
     "draw_rates": lambda title: figures.draw_rates(LEDGER, title=title),
     "draw_roc": lambda title: figures.draw_roc(
         rules.SCORES.rename(columns=lambda name: name + HOSTILE), harmful=rules.HARMFUL, title=title
     ),
+    "draw_shift": lambda title: synthesis.draw_pairs(title, HOSTILE),
     "draw_site_distributions": lambda title: figures.draw_site_distributions(
         {HOSTILE: pd.Series([1.0, 2.0])}, [HOSTILE, "other"], axis=HOSTILE, title=title
     ),
@@ -131,6 +150,7 @@ DRAWN = {
     "draw_traffic": lambda title: figures.draw_traffic(replace_names(traffic.TRAFFIC), title=title),
     "draw_truth": lambda title: figures.draw_truth({HOSTILE: plain.TRUTH.rename(index=str)}, title=title),
     "draw_update_norms": lambda title: figures.draw_update_norms(LEDGER, harmful={f"a2{HOSTILE}"}, title=title),
+    "draw_utility": lambda title: synthesis.draw_hospitals(title, HOSTILE),
     "draw_verification_surface": lambda title: figures.draw_verification_surface(LEDGER, title=title),
     "draw_viewer": lambda title: figures.draw_viewer(VOLUMES, title=title),
     "draw_ways": lambda title: figures.draw_ways(
@@ -227,14 +247,17 @@ SHOWING = {
     "CombatSeq": lambda folder: harmonize(harmonization.fit_combat_seq),
     "FederatedRun": make_federated_run,
     "FoldComparison": lambda folder: harmonization.compare_folds(cross_validated(), cross_validated()),
+    "Generator": lambda folder: Generator(GeneratorShape(n_codes=3, n_visits=2), [], []),
     "Groups": lambda folder: Groups(pd.Series([HOSTILE, "b"]), HOSTILE, pd.DataFrame(), 0),
     "Ledger": lambda folder: make_ledger(),
+    "MembershipAttack": lambda folder: measure_membership(np.arange(9.0), np.ones(9)),
     "Protocol": lambda folder: acquisition.PROTOCOL,
     "SiteScores": lambda folder: harmonization.fit_site_scores(*make_measurements()[:2]),
     "SiteDecoding": lambda folder: harmonization.decode_sites(*make_measurements()[:2], seed=1, n_resamples=20),
     "Simulated": lambda folder: simulate_regions(RegionRecipe(sites=(4, 3))),
     "SiteAssociation": lambda folder: SiteAssociation(acquisition.COUNTS, 15, 1.0, 0.5, 9, 0.2),
     "SubgroupReport": lambda folder: make_report(),
+    "TrainedArm": lambda folder: TrainedArm(HOSTILE, TrainingSchedule(), {}, {HOSTILE: 1}, Traffic(), 1, 1.0),
     "Volume": lambda folder: Volume(plain.VOLUME[0], np.eye(4)),
     "VolumeCache": lambda folder: VolumeCache({HOSTILE: folder / HOSTILE.replace("/", "")}),
 }

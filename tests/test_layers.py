@@ -15,14 +15,14 @@ FLOORS = (
     ("cohort", "volumes", "ledger", "marks"),
     ("quality", "networks", "snapshots", "fisher", "phantom", "harm", "simulation"),
     ("evaluation", "detection"),
-    ("harmonization",),
+    ("harmonization", "privacy", "synthesis"),
     ("figures", "travelling", "pages"),
     ("widgets", "federation", "report"),
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 BACKENDS = {"tensorflow", "torch", "jax"}
 HEAVY = {"keras", "SimpleITK", "plotly", "scipy", "sklearn", "nilearn", "fairlearn", "ipywidgets", "cleanlab"}
-HEAVY |= {"dicompare", "mne", "neuroCombat", "pydicom", "skimage", "statsmodels"}
+HEAVY |= {"dicompare", "mne", "neuroCombat", "pydicom", "skimage", "statsmodels", "sdmetrics", "dp_accounting"}
 MOST_LINES = 350
 
 

@@ -44,14 +44,14 @@ def draw_knob(table: pd.DataFrame, *, title: str, x: str, y: str, level: float |
         drawn = {"x": line["knob"], "y": line["value"], "mode": "lines", "line": QUIET}
         figure.add_trace(go.Scatter(**drawn, name=escape(name), hoverinfo="skip"))
     for way, look in looks.items():
-        _add_line(figure, measured[measured["way"] == way].sort_values("knob"), way, look)
+        add_line(figure, measured[measured["way"] == way].sort_values("knob"), way, look)
     figure.update_xaxes(title={"text": escape(x), "font": SMALL})
     figure.update_yaxes(title={"text": escape(y), "font": SMALL})
     figure.update_layout(margin_b=56 + 20 * (len(looks) + len(lines)))
     return figure
 
 
-def _add_line(figure: Figure, part: pd.DataFrame, way: str, look: dict[str, str]) -> None:
+def add_line(figure: Figure, part: pd.DataFrame, way: str, look: dict[str, str]) -> None:
     """Add a way's line over its band."""
     import plotly.graph_objects as go
 

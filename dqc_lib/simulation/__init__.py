@@ -9,6 +9,7 @@ from dqc_lib.simulation.acquisition import HeaderRecipe, draw_headers, write_hea
 from dqc_lib.simulation.clinical import ClinicalData, ClinicalRecipe, simulate_clinical
 from dqc_lib.simulation.counts import CountRecipe, simulate_counts
 from dqc_lib.simulation.eeg import EegRecipe, Recordings, simulate_eeg
+from dqc_lib.simulation.hospitals import HospitalRecipe, Hospitals, simulate_hospitals
 from dqc_lib.simulation.oct import OctRecipe, Scans, simulate_oct
 from dqc_lib.simulation.people import Simulated, draw_people
 from dqc_lib.simulation.regions import REGIONS, RegionRecipe, simulate_regions
@@ -19,6 +20,8 @@ __all__ = [
     "CountRecipe",
     "EegRecipe",
     "HeaderRecipe",
+    "HospitalRecipe",
+    "Hospitals",
     "OctRecipe",
     "REGIONS",
     "Recordings",
@@ -30,6 +33,7 @@ __all__ = [
     "simulate_clinical",
     "simulate_counts",
     "simulate_eeg",
+    "simulate_hospitals",
     "simulate_oct",
     "simulate_regions",
     "write_headers",

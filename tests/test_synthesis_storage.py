@@ -1,0 +1,46 @@
+"""Trained arms as files: what is read is what was written, other records are trained anew, and damage is told."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dqc_lib.synthesis import TrainingSchedule, load_arm, sample_arm, save_arm, train_arm, train_or_load
+
+SHORT = TrainingSchedule(rounds=1, batch=8)
+VISITS = {"A": (np.random.default_rng(0).random((6, 3, 4)) < 0.4).astype(float), "B": np.ones((2, 3, 4))}
+
+
+@pytest.mark.parametrize("arm", ["local", "averaging"])
+def test_an_arm_is_read_as_it_was_written(tmp_path, arm):
+    trained = train_arm(arm, VISITS, schedule=SHORT)
+    found = load_arm(save_arm(trained, tmp_path / "new" / "arm.npz"))
+    for name in ("arm", "schedule", "sizes", "n_steps", "seconds", "traffic"):
+        assert getattr(found, name) == getattr(trained, name), name
+    assert list(found.generators) == list(trained.generators)
+    assert (sample_arm(found, 20) == sample_arm(trained, 20)).all()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["arm.npz"]
+
+
+def test_the_same_is_trained_once_and_anything_else_anew(tmp_path):
+    ask = {"folder": tmp_path, "schedule": SHORT}
+    first = train_or_load("averaging", VISITS, **ask)
+    assert train_or_load("averaging", VISITS, **ask).seconds == first.seconds
+    assert len(list(tmp_path.iterdir())) == 1
+    other = VISITS | {"B": VISITS["B"] * [[[1, 1, 1, 0]]]}
+    train_or_load("averaging", other, **ask)
+    train_or_load("averaging", VISITS, folder=tmp_path, schedule=replace(SHORT, seed=1))
+    train_or_load("travelling", VISITS, **ask)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_what_is_no_trained_arm_is_told(tmp_path):
+    path = tmp_path / "arm.npz"
+    with pytest.raises(FileNotFoundError, match=r"arm.npz: no such file; expected one of save_arm"):
+        load_arm(path)
+    path.write_bytes(b"PK")
+    with pytest.raises(ValueError, match="arm.npz: not a file of save_arm"):
+        load_arm(path)
+    np.savez(path, note=np.array("{}"))
+    with pytest.raises(ValueError, match="arm.npz: not a file of save_arm"):
+        load_arm(path)
