@@ -25,6 +25,8 @@ EXPECTED = [
     "08_real_federation",
     "09_harmonize_without_pooling",
     "10_split_by_subject",
+    "11_synthetic_patients",
+    "12_privacy_proved_and_attacked",
     "your_own_cohort",
 ]
 MOST_MEMORY = {"08_real_federation": 4000}  # MB, of its kernel, server and sites together
