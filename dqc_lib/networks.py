@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ WIDTHS = (32, 64, 128, 256, 256, 64)
 10.1016/j.media.2020.101871)."""
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 """What the layers compute in, and Keras's name for it; weights, normalization and the last layer stay float32."""
+_STARTING = threading.Lock()
 
 
 def import_keras():
@@ -37,20 +39,25 @@ def import_keras():
 
     They say that no GPU was found and the like; in a notebook they would stand above the first result.
     """
-    if "keras" not in sys.modules:
-        with open(os.devnull, "wb") as nowhere:
-            before = os.dup(2)
-            os.dup2(nowhere.fileno(), 2)
-            try:
-                import keras
-
-                keras.ops.zeros(1)  # the backend looks for its devices now, not later
-                # Several models in one process are no mistake, but TensorFlow's log takes them for one.
-                logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.getMessage())
-            finally:
-                os.dup2(before, 2)
-                os.close(before)
+    with _STARTING:  # a thread that comes meanwhile must not take a module that is half there
+        if "keras" not in sys.modules:
+            _start_keras()
     return sys.modules["keras"]
+
+
+def _start_keras() -> None:
+    with open(os.devnull, "wb") as nowhere:
+        before = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            import keras
+
+            keras.ops.zeros(1)  # the backend looks for its devices now, not later
+            # Several models in one process are no mistake, but TensorFlow's log takes them for one.
+            logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.getMessage())
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
 
 
 def name_backend() -> str:

@@ -424,3 +424,22 @@ def test_the_backend_is_known_before_keras_is_started(tmp_path):
     assert ask(KERAS_HOME=str(tmp_path)) == ["tensorflow", "False"]
     keras = import_keras()
     assert name_backend() == keras.backend.backend()
+
+
+def test_threads_that_ask_at_once_get_a_whole_keras():
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+from dqc_lib.networks import import_keras
+
+gate = Barrier(4)
+def ask(number):
+    gate.wait()
+    return float(import_keras().ops.sum(import_keras().ops.ones(number)))
+
+with ThreadPoolExecutor(4) as pool:
+    print(*pool.map(ask, [1, 2, 3, 4]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["1.0", "2.0", "3.0", "4.0"]), done.stderr

@@ -24,6 +24,7 @@ from dqc_lib.federation.project import write_project
 from dqc_lib.federation.server import conduct
 from dqc_lib.federation.site import Site
 from dqc_lib.federation.task import Terms
+from dqc_lib.networks import import_keras
 
 PRETRAINING = ("sum_features", "name_verification", "sum_squares", "measure_images")
 """Calls that tell of single persons; a site answers them where it says so itself, see `may_pretrain`."""
@@ -99,6 +100,11 @@ class TravellingClient:
         self._site: Site | None = None
         self._turn = threading.Lock()
         self._pretrains = False
+
+    @collab.init
+    def get_ready(self) -> None:
+        """Begin to load what the first call needs, while FLARE still waits for the others: seconds of every run."""
+        threading.Thread(target=import_keras, daemon=True).start()
 
     @collab.publish
     def open(self, design, threshold, batch_size, scale):
