@@ -18,7 +18,7 @@ import pandas as pd
 from dqc_lib.arguments import require_kind, require_names, require_number, require_path, require_whole
 from dqc_lib.artefacts import HARMS
 from dqc_lib.artefacts import HarmKind as HarmKind
-from dqc_lib.cohort import BIDS_NAME, BIDS_PATTERN, Cohort, check_column, write_bids
+from dqc_lib.cohort import BIDS_NAME, BIDS_PATTERN, Cohort, check_column, update_bids
 from dqc_lib.marks import check_strength, describe_harm, parse_harm
 from dqc_lib.notes import claim_folder, fingerprint_file
 from dqc_lib.volumes import read_volume, write_volume
@@ -57,7 +57,7 @@ def apply_harm(
     KeyError
         If the kind is unknown.
     ValueError
-        If the array is not 3-D and real, the strength is out of range, or `maximum` is not positive.
+        If the array is not 3-D and real, the strength is out of range, or `maximum` is not positive and finite.
 
     Notes
     -----
@@ -74,9 +74,7 @@ def apply_harm(
     array = np.asarray(array)
     if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "uif":
         raise ValueError(f"expected real voxels of shape (I, J, K); came {array.dtype} of shape {array.shape}")
-    require_number("maximum", maximum)
-    if not maximum > 0:
-        raise ValueError(f"maximum must be positive; came {maximum}")
+    _check_maximum(maximum)
     if strength == 0 or not HARMS[kind].image:
         return array.copy()
     generator = np.random.default_rng(seed)
@@ -86,6 +84,12 @@ def apply_harm(
         np.rint(harmed, out=harmed)
         maximum = min(maximum, np.iinfo(array.dtype).max)
     return np.clip(harmed, 0, maximum).astype(array.dtype)
+
+
+def _check_maximum(maximum: float) -> None:
+    require_number("maximum", maximum)
+    if not 0 < maximum < np.inf:
+        raise ValueError(f"maximum must be positive and finite; came {maximum}")
 
 
 def flip_label(diagnosis: int) -> int:
@@ -201,7 +205,8 @@ def write_harmful(
     """Write the images of the harmful subjects, harmed, and return the cohort that points at them.
 
     Do it once, after all calls of `place_harm`: a second time would harm what is harmed already. A folder that holds
-    the same harm of the same files is read instead of written again.
+    the same harm of the same files is read instead of written again; where center, sex, age, scanner, role or placement
+    are others now, its table follows.
 
     Parameters
     ----------
@@ -227,14 +232,15 @@ def write_harmful(
     Raises
     ------
     FileExistsError, KeyError, ValueError
-        If the folder holds another cohort, other harm or any other file; if a mark is not one of `describe_harm`; if no
-        subject is harmful or one is not named "sub-...", an image is negative somewhere, or harming leaves it without
-        contrast. Nothing is written before marks, names and folder are checked.
+        If the folder holds another cohort, other harm, any other file or a damaged table; if a mark is not one of
+        `describe_harm`; if no subject is harmful or one is not named "sub-...", `maximum` is not positive and finite,
+        an image is negative somewhere, or harming leaves it without contrast. Nothing is written before arguments,
+        marks, names and folder are checked.
     """
     require_kind("cohort", cohort, Cohort, such_as="place_harm gives")
     require_whole("seed", seed, least=0)
     if maximum is not None:
-        require_number("maximum", maximum)
+        _check_maximum(maximum)
     root = require_path("folder", folder).resolve()
     if not cohort.harmful:
         raise ValueError("expected harmful subjects (place_harm marks them), came none")
@@ -265,8 +271,7 @@ def write_harmful(
             table.at[row, "diagnosis"] = flip_label(table.at[row, "diagnosis"])
         if progress is not None:
             progress(done, len(rows))
-    if not there:
-        write_bids(Cohort(table.loc[rows], root), root)
+    update_bids(Cohort(table.loc[rows], root), root)
     return cohort.replace(table)
 
 

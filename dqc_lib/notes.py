@@ -8,6 +8,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
+from dqc_lib.arguments import show_value
 from dqc_lib.aside import is_aside, write_json
 
 
@@ -68,22 +69,41 @@ def claim_folder(
     Raises
     ------
     FileExistsError
-        If the folder holds a note that says something else, which it names, or other files and no note.
+        If the folder holds a note that says something else, which it names, or other files and no note; if it is a
+        file, or would lie in one.
     ValueError
-        If the note is damaged.
+        If the note is damaged, or `wanted` holds a number that JSON does not know, such as NaN.
     """
-    note, wanted = root / name, json.loads(json.dumps(wanted))
+    note, wanted = root / name, json.loads(json.dumps(wanted, allow_nan=False))
     if note.exists():
         found = read_note(note, of=of)
-        compared = (found.keys() | wanted.keys()) - set(beside)
-        if differs := sorted(key for key in compared if found.get(key) != wanted.get(key)):
+        told = {key: value for key, value in found.items() if key not in beside}
+        asked = {key: value for key, value in wanted.items() if key not in beside}
+        if differs := [_name_difference(key, told, asked) for key in sorted(_list_differences(told, asked))]:
             raise FileExistsError(f"{root} holds other {of} (other {', '.join(differs)}); expected a folder of its own")
         return found
+    if files := [path for path in (root, *root.parents) if path.exists() and not path.is_dir()]:
+        raise FileExistsError(f"{files[0]} is a file; expected a folder of its own")
     if root.exists() and not all(map(is_aside, root.iterdir())):
         raise FileExistsError(f"{root} holds files already, and no {name}; expected a folder of its own")
     root.mkdir(parents=True, exist_ok=True)
     write_json(note, wanted)
     return None
+
+
+def _list_differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return the keys that one of the two lacks or that mean something else in it, in the order of `wanted`."""
+    absent = object()  # None is a value too
+    keys = dict.fromkeys([*wanted, *found])
+    return [key for key in keys if found.get(key, absent) != wanted.get(key, absent)]
+
+
+def _name_difference(key: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return the key, and of a mapping on both sides its first entry that differs as well."""
+    parts = found.get(key), wanted.get(key)
+    if not all(isinstance(part, Mapping) for part in parts):
+        return key
+    return f"{key}: {show_value(_list_differences(*parts)[0])}"
 
 
 def fingerprint_file(path: str | Path) -> str:

@@ -16,6 +16,7 @@ from dqc_lib.cohort import (
     read_cohort,
     read_published_csv,
     split_by_subject,
+    update_bids,
     write_bids,
 )
 
@@ -380,6 +381,21 @@ def list_names(folder):
 
 
 BIDS_FILES = ["dataset_description.json", "participants.json", "participants.tsv"]
+
+
+def test_a_table_that_says_the_same_stays_as_it_is_and_another_is_written_anew(tmp_path):
+    target = update_bids(make_cohort(), tmp_path)
+    assert list_names(tmp_path) == BIDS_FILES
+    lines = target.read_text().splitlines()
+    target.write_text("\n".join([f"{lines[0]}\tnote", *(f"{line}\tmine" for line in lines[1:])]))
+    before = target.read_bytes()
+    assert update_bids(make_cohort(), tmp_path) == target and target.read_bytes() == before
+    update_bids(make_cohort(age=71.5), tmp_path)
+    assert [line.split("\t")[4] for line in target.read_text().splitlines()] == ["age"] + ["71.5"] * 6
+    target.write_text("torn")
+    with pytest.raises(ValueError, match="participants.tsv: column 'participant_id' is missing"):
+        update_bids(make_cohort(), tmp_path)
+    assert target.read_text() == "torn"
 
 
 @pytest.mark.parametrize("at", range(len(BIDS_FILES)))

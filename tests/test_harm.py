@@ -112,7 +112,7 @@ def test_arrays_that_are_no_image_are_refused(head):
     for array in (head[0], head[None], head.astype(complex), head > 0, np.zeros((0, 2, 2))):
         with pytest.raises(ValueError, match="expected real voxels of shape"):
             apply_harm(array, "inversion")
-    with pytest.raises(ValueError, match="maximum must be positive; came 0"):
+    with pytest.raises(ValueError, match="maximum must be positive and finite; came 0"):
         apply_harm(head, "inversion", maximum=0)
 
 
@@ -472,6 +472,30 @@ def test_nothing_is_written_where_marks_or_folder_are_wrong(good, tmp_path):
     assert not (tmp_path / "none").exists() and not (tmp_path / "taken" / "sub-A0").exists()
 
 
+@pytest.mark.parametrize("maximum", [-5.0, 0, float("nan"), float("inf")])
+def test_a_maximum_that_is_none_claims_no_folder(good, tmp_path, maximum):
+    marked = place_harm(good, kind="inversion", centers=["A"])
+    with pytest.raises(ValueError, match=f"maximum must be positive and finite; came {maximum}"):
+        write_harmful(marked, tmp_path / "dirty", maximum=maximum)
+    assert not (tmp_path / "dirty").exists()
+    assert len(write_harmful(marked, tmp_path / "dirty", maximum=255).harmful) == 2
+
+
+def test_what_is_corrected_about_harmful_subjects_is_in_the_table_and_the_images_stay(good, tmp_path):
+    marked = place_harm(good, kind="label flip", centers=["A"])
+    first = write_harmful(marked, tmp_path / "dirty")
+    times = {path: Path(path).stat().st_mtime_ns for path in first.table["path"]}
+    table = marked.table.copy()
+    table.loc[0, ["center", "sex", "age", "scanner", "role", "placement"]] = ["C", "M", 71.5, "=x", "test", "single"]
+    write_harmful(marked.replace(table), tmp_path / "dirty")
+    read = read_bids(tmp_path / "dirty").table
+    assert read.loc[0, table.columns.drop(["diagnosis", "path"])].tolist() == (
+        ["sub-A0", "C", "M", 71.5, "=x", "test", "label flip", "single"]
+    )
+    assert read["diagnosis"].tolist() == [1 - table.at[0, "diagnosis"], 1 - table.at[1, "diagnosis"]]
+    assert {path: Path(path).stat().st_mtime_ns for path in times} == times
+
+
 def test_artefacts_import_nothing_of_the_library():
     tree = ast.parse(Path(artefacts.__file__).read_text(encoding="utf-8"))
     modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -511,5 +535,8 @@ def test_the_same_harm_is_written_once_and_other_harm_refused(good, tmp_path):
     again = write_harmful(marked, tmp_path / "harmed", seed=1)
     assert again.table.equals(first.table)
     assert {path: Path(path).stat().st_mtime_ns for path in again.table["path"]} == times
-    with pytest.raises(FileExistsError, match="other harm"):
+    with pytest.raises(FileExistsError, match=r"other harm \(other seed\)"):
         write_harmful(marked, tmp_path / "harmed", seed=2)
+    stronger = marked.replace(marked.table.replace("inversion", "inversion @ 0.9"))
+    with pytest.raises(FileExistsError, match=r"other harm \(other harm: 'sub-A0'\)"):
+        write_harmful(stronger, tmp_path / "harmed", seed=1)

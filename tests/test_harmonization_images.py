@@ -1,6 +1,7 @@
 """Harmonized images: what the standard and N4 do to one image, and what is written of a cohort."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -263,10 +264,30 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(FileExistsError, match="other steps"):
         harmonize_images(cohort, tmp_path / "even")
     moved = cohort.table.assign(path=cohort.table["path"].to_numpy()[::-1])
-    with pytest.raises(FileExistsError, match="other source"):
+    with pytest.raises(FileExistsError, match=r"other source: 'sub-0'"):
         harmonize_images(cohort.replace(moved), tmp_path / "even", steps=["intensity"])
     with pytest.raises(FileExistsError, match="holds files already"):
         harmonize_images(cohort, tmp_path / "raw")
+
+
+def test_what_is_corrected_about_the_subjects_is_in_the_table_and_the_images_stay(tmp_path):
+    cohort = write_cohort(tmp_path / "raw", harm=True)
+    harmonize_images(cohort, tmp_path / "even", steps=["intensity"])
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "even").rglob("*") if path.is_file()}
+    harmonize_images(cohort, tmp_path / "even", steps=["intensity"])
+    assert files == {path: path.stat().st_mtime_ns for path in files}, "where nothing differs, nothing is written"
+    table = cohort.table.copy()
+    table.loc[0, ["center", "diagnosis", "sex", "age", "scanner"]] = ["B", 1, "M", 71.5, "scanner B"]
+    table.loc[2, ["role", "harm", "placement"]] = ["test", "blank", "single"]
+    corrected = harmonize_images(cohort.replace(table), tmp_path / "even", steps=["intensity"])
+    read = read_bids(tmp_path / "even").table
+    pd.testing.assert_frame_equal(read, corrected.table)
+    assert read["diagnosis"].tolist() == [1, 1, 0, 1, 0, 1, 0, 1] and read.at[2, "harm"] == "blank"
+    plain = cohort.replace(cohort.table.drop(columns=["harm", "placement"]))
+    harmonize_images(plain, tmp_path / "even", steps=["intensity"])
+    assert list(read_bids(tmp_path / "even").table) == list(plain.table)
+    images = [path for path in files if path.name.endswith(".nii.gz")]
+    assert len(images) == 8 and all(path.stat().st_mtime_ns == files[path] for path in images)
 
 
 @pytest.mark.parametrize(
@@ -348,14 +369,18 @@ def test_nothing_of_the_test_subjects_goes_into_a_fit_on_training_subjects(confo
     np.testing.assert_allclose(again.loc[others, "score"], whole.loc[others, "score"])
 
 
-def test_on_everybody_a_test_subject_changes_the_scores_of_the_others(confounded):
-    whole = predict(confounded, fitted_on="everybody")
-    moved = confounded.values.copy()
-    moved.loc[whole.loc[0, "subject"]] *= 3.0
-    again = predict_harmonized(
-        moved, confounded.people["diagnosis"], confounded.people["site"], fitted_on="everybody", seed=1
-    )
-    assert not np.allclose(again["score"][1:], whole["score"][1:])
+@pytest.mark.parametrize(("fitted_on", "moves"), [("nobody", False), ("training", False), ("everybody", True)])
+def test_on_everybody_alone_a_test_subject_changes_the_scores_of_those_tested_beside_it(confounded, fitted_on, moves):
+    whole = predict(confounded, fitted_on=fitted_on)
+    # in other folds it is trained on, so that it moves their scores whatever ComBat was fitted on
+    tested = whole["fold"].eq(0)
+    moved = whole.loc[tested, "subject"].iloc[0]
+    values = confounded.values.copy()
+    values.loc[moved] *= 3.0
+    again = predict(replace(confounded, values=values), fitted_on=fitted_on)
+    beside = tested & whole["subject"].ne(moved)
+    assert beside.sum() > 10
+    assert np.allclose(again.loc[beside, "score"], whole.loc[beside, "score"]) is not moves
 
 
 @pytest.mark.parametrize(

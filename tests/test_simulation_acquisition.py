@@ -106,7 +106,7 @@ def test_a_folder_with_the_same_headers_is_completed_and_one_with_others_refused
     (folder / "sub-A0" / "anat" / "sub-A0_T1w.json").unlink()
     write_headers(cohort, folder, recipe=NONE)
     assert read_all(folder) == before
-    with pytest.raises(FileExistsError, match=r"other headers \(other images, recipe\)"):
+    with pytest.raises(FileExistsError, match=r"other headers \(other images, recipe: 'seed'\)"):
         write_headers(cohort, folder, recipe=HeaderRecipe(0, 0, 0, 0, 0, seed=7))
     with pytest.raises(FileExistsError, match=r"other headers \(other images\)"):
         write_headers(make_cohort(tmp_path, 2, 3), folder, recipe=NONE)

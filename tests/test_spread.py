@@ -71,7 +71,7 @@ def test_what_is_there_is_read_and_what_was_cut_short_is_completed(cohort, tmp_p
 
 def test_a_folder_of_something_else_is_refused(cohort, tmp_path):
     spread_cohort(cohort, tmp_path / "sites", 2)
-    with pytest.raises(FileExistsError, match=r"other sites \(other sites\)"):
+    with pytest.raises(FileExistsError, match=r"other sites \(other sites: 'site-1'\)"):
         spread_cohort(cohort, tmp_path / "sites", 3)
     table = cohort.table.assign(age=cohort.table["age"] + 1)
     with pytest.raises(FileExistsError, match=r"other sites \(other cohort\)"):

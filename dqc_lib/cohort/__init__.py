@@ -13,6 +13,7 @@ from dqc_lib.cohort.files import (
     read_bids,
     read_cohort,
     read_published_csv,
+    update_bids,
     write_bids,
 )
 from dqc_lib.cohort.splits import check_roles, divide_held_out, split_by_subject
@@ -50,5 +51,6 @@ __all__ = [
     "read_cohort",
     "read_published_csv",
     "split_by_subject",
+    "update_bids",
     "write_bids",
 ]

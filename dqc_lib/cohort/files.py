@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
@@ -291,6 +292,26 @@ def write_bids(
     if overwrite or not description.exists():
         write_json(description, {"Name": "Cohort of dqc_lib", "BIDSVersion": "1.9.0", "DatasetType": "raw"})
     return write_aside(target, partial(write_table, table, separator="\t"))  # last: it says that all is there
+
+
+def update_bids(cohort: Cohort, folder: Path) -> Path:
+    """Write the table of a BIDS folder as `write_bids` does, unless it says the same already; return its path.
+
+    For folders that we made, whose images stay while the table may have been corrected since. Columns that are not ours
+    are no difference, and are lost where there is one.
+
+    Raises
+    ------
+    ValueError
+        As in `write_bids`; if the table that is there is damaged.
+    """
+    target = folder / "participants.tsv"
+    if target.exists():
+        with TemporaryDirectory() as aside:
+            wanted = read_rows(write_bids(cohort, aside), BIDS_COLUMNS, delimiter="\t")
+        if read_rows(target, BIDS_COLUMNS, delimiter="\t").equals(wanted):
+            return target
+    return write_bids(cohort, folder, overwrite=True)
 
 
 def _is_kept_by_a_file(text: str) -> bool:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from dqc_lib.arguments import require_kind, require_names, require_path
 from dqc_lib.aside import write_json
-from dqc_lib.cohort import BIDS_NAME, BIDS_PATTERN, Cohort, check_column, write_bids
+from dqc_lib.cohort import BIDS_NAME, BIDS_PATTERN, Cohort, check_column, update_bids
 from dqc_lib.harmonization.intensity import (
     PERCENTILES,
     IntensityStandard,
@@ -48,7 +48,8 @@ def harmonize_images(
 
     Each center works on its own images. All that leaves it are `summarize_landmarks` of its training images, eleven
     numbers and how many images they are of; images of other roles are brought to the standard, which never sees them.
-    A folder that holds the same is read instead of written again, and one that was left half-way is finished.
+    A folder that holds the same is read instead of written again, and one that was left half-way is finished. Where the
+    cohort says something else of its subjects now, a diagnosis or a mark, the table follows and the images stay.
 
     Parameters
     ----------
@@ -71,8 +72,8 @@ def harmonize_images(
     Raises
     ------
     FileExistsError, ValueError
-        If the folder holds anything else; if a step is unknown or there is none, a subject is not named "sub-...", or
-        an image is negative somewhere or without contrast, which is named.
+        If the folder holds anything else or its table is damaged; if a step is unknown or there is none, a subject is
+        not named "sub-...", or an image is negative somewhere or without contrast, which is named.
     """
     require_kind("cohort", cohort, Cohort, such_as="read_cohort gives")
     asked = require_names("steps", steps)
@@ -92,6 +93,8 @@ def harmonize_images(
     if not there:
         sources = cohort.table.set_index("subject")["path"].to_dict()
         _write_images(cohort.replace(table), sources, root, wanted, progress=progress)
+    else:
+        update_bids(Cohort(table, root), root)  # what it says of the subjects may have been corrected
     return cohort.replace(table)
 
 
@@ -113,7 +116,7 @@ def _write_images(
         )
     targets = cohort.table.set_index("subject")["path"].to_dict()
     _for_each(partial(_finish_image, sources, corrected, targets, standard), subjects, progress=progress)
-    write_bids(Cohort(cohort.table, root), root)  # last: its presence says that every image is there
+    update_bids(Cohort(cohort.table, root), root)  # last: its presence says that every image is there
     shutil.rmtree(work, ignore_errors=True)
 
 
