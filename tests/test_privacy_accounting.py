@@ -13,14 +13,14 @@ from dqc_lib.privacy.accounting import COLUMNS, ORDERS
 WHOLE = {"sampling_rate": 1.0, "steps": 1, "delta": 1e-3}
 
 
-def solve_gaussian(noise, delta):
+def solve_gaussian(noise, delta, most=200):
     """Return the epsilon of one release of a sum with Gaussian noise, by theorem 8 of Balle and Wang (2018)."""
 
     def exceed(epsilon):
         first = norm.cdf(1 / (2 * noise) - epsilon * noise)
         return first - math.exp(epsilon) * norm.cdf(-1 / (2 * noise) - epsilon * noise) - delta
 
-    return brentq(exceed, 0, 200)
+    return brentq(exceed, 0, most)
 
 
 @pytest.mark.parametrize(("noise", "delta"), [(1.0, 1e-3), (0.7, 1e-5), (3.0, 1e-4), (0.2, 1e-3)])
@@ -53,6 +53,45 @@ def test_drawing_a_tenth_of_the_patients_costs_less_than_all_and_more_than_nothi
     assert found == pytest.approx(expected, abs=0.01)
 
 
+def compose_by_fourier(noise, *, rate, steps, delta, width=1e-3, reach=40.0):
+    """Return epsilon of several steps with sampled Gaussian noise: the distribution of the privacy loss of one step, on
+    a grid, is convolved with itself by a fast Fourier transform; for removing and for adding a patient, the larger."""
+    cells = np.arange(-reach, reach, width)
+    found = []
+    for sign in (1, -1):
+        x = np.linspace(-12 * noise, 12 * noise + 1, 2_000_001)
+        without = norm.pdf(x, 0, noise)
+        mixed = (1 - rate) * without + rate * norm.pdf(x, 1, noise)
+        mass = mixed if sign == 1 else without
+        loss = sign * np.log((1 - rate) + rate * np.exp((2 * x - 1) / (2 * noise**2)))
+        one, _ = np.histogram(loss, bins=np.append(cells, reach), weights=mass * (x[1] - x[0]))
+        spectrum = np.fft.fft(np.fft.ifftshift(one)) ** steps
+        total = np.fft.fftshift(np.fft.ifft(spectrum).real)
+        at = cells + steps * width / 2  # a mass stands in the middle of its cell
+
+        def exceed(epsilon, at=at, total=total):
+            above = at > epsilon
+            return (total[above] * -np.expm1(epsilon - at[above])).sum() - delta
+
+        found.append(brentq(exceed, 0, reach / 2))
+    return max(found)
+
+
+@pytest.mark.parametrize(("rate", "noise"), [(0.1, 1.0), (0.3, 2.0)])
+def test_twenty_steps_with_drawn_patients_are_those_of_a_convolution_of_our_own(rate, noise):
+    asked = {"steps": 20, "delta": 1e-4}
+    expected = compose_by_fourier(noise, rate=rate, **asked)
+    assert measure_epsilon(noise, sampling_rate=rate, **asked) == pytest.approx(expected, rel=0.01)
+
+
+def test_little_noise_is_told_tightly_too():
+    asked = {"sampling_rate": 1.0, "steps": 1, "delta": 1e-4}
+    expected = solve_gaussian(0.05, 1e-4, most=700)
+    assert expected > 250
+    assert expected - 1e-6 <= measure_epsilon(0.05, **asked) <= expected + 0.05
+    assert measure_epsilon(0.05, **asked, accountant="rdp") > 1.3 * expected
+
+
 @pytest.mark.parametrize(("rate", "noise"), [(0.05, 1.0), (0.2, 3.0)])
 def test_the_fast_accountant_is_an_upper_bound_of_the_tight_one(rate, noise):
     asked = {"sampling_rate": rate, "steps": 100, "delta": 1e-4}
@@ -74,7 +113,7 @@ def test_more_noise_fewer_steps_and_fewer_patients_a_step_cost_less():
     assert ask(noise=2.0) < ask() and ask(rate=0.05) < ask() and ask(steps=25) < ask()
 
 
-@pytest.mark.parametrize("epsilon", [0.5, 3.0, 40.0])
+@pytest.mark.parametrize("epsilon", [0.5, 3.0, 40.0, 70.0, 99.0])
 def test_the_noise_that_is_found_is_enough_and_hardly_more(epsilon):
     asked = {"sampling_rate": 0.1, "steps": 50, "delta": 1e-3}
     noise = find_noise(epsilon, **asked)

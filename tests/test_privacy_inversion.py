@@ -7,6 +7,7 @@ import pytest
 
 from dqc_lib.privacy import (
     invert_gradient,
+    invert_record,
     invert_visits,
     measure_inversion,
     measure_jaccard,
@@ -71,6 +72,32 @@ def test_noise_hides_the_record():
     assert len(invert_visits(*sent[:2])) == 0, "noise leaves no span of few dimensions, or none with corners"
 
 
+@pytest.mark.parametrize("act", ["tanh", "relu"])
+@pytest.mark.parametrize("seed", range(3))
+def test_without_noise_the_leading_direction_is_the_record(act, seed):
+    record = make_rows(1, codes=60, seed=seed)
+    np.testing.assert_allclose(invert_record(*backpropagate(record, act=act, seed=seed)[:2]), record[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("record", [np.zeros(6), np.ones(6), np.eye(6)[2]])
+@pytest.mark.parametrize("error", [np.array([0.5, 2.0]), np.array([-0.5, 0.1])])
+def test_a_record_of_no_code_of_all_and_of_one_comes_back_too(record, error):
+    np.testing.assert_allclose(invert_record(np.outer(record, error), error), record, atol=1e-12)
+
+
+def test_a_little_noise_hides_nothing_from_the_leading_direction_and_more_from_the_quotient():
+    rng, record = np.random.default_rng(6), make_rows(1, codes=200)[0]
+    error = rng.normal(size=48)
+    kernel, bias = np.outer(record, error), error
+    noise = 0.15 * np.linalg.norm(error)  # of every number; a row of the kernel is as long as error, of 48 of them
+    by_rank, by_quotient = [], []
+    for _ in range(20):
+        sent = kernel + noise * rng.normal(size=kernel.shape), bias + noise * rng.normal(size=48)
+        by_rank.append(((invert_record(*sent) > 0.5) == (record > 0.5)).mean())
+        by_quotient.append(((invert_gradient(*sent) > 0.5) == (record > 0.5)).mean())
+    assert np.mean(by_rank) > 0.97 and np.mean(by_rank) > np.mean(by_quotient) + 0.05
+
+
 def test_two_patients_in_one_gradient_come_back_as_a_mixture_of_both():
     rows = make_rows(2, codes=30)
     kernel, bias, *_ = backpropagate(rows)
@@ -113,6 +140,12 @@ def test_a_visit_that_repeats_comes_back_once_and_one_without_codes_too():
     np.testing.assert_array_equal(invert_visits(kernel, bias), np.unique(rows, axis=0))
 
 
+def test_visits_whose_errors_depend_on_each_other_do_not_all_come_back():
+    rows = np.array([[1, 1, 0, 0], [1, 0, 1, 1]], dtype=float)
+    errors = np.array([[1.0, 2.0, -1.0], [2.0, 4.0, -2.0]])  # one twice the other: the sum is one row of a mixture
+    assert len(invert_visits(rows.T @ errors, errors.sum(axis=0))) == 0
+
+
 def test_more_visits_than_can_be_counted_out_give_nothing():
     rows = make_rows(17, codes=40)
     kernel, bias = RNG.normal(size=(17, 30)), None
@@ -122,6 +155,7 @@ def test_more_visits_than_can_be_counted_out_give_nothing():
 
 def test_a_gradient_of_zero_tells_nothing():
     assert np.isnan(invert_gradient(np.zeros((3, 2)), np.zeros(2))).all()
+    assert np.isnan(invert_record(np.zeros((3, 2)), np.zeros(2))).all()
     assert invert_visits(np.zeros((3, 2)), np.zeros(2)).shape == (0, 3)
 
 
@@ -135,9 +169,10 @@ def test_what_comes_back_is_told_by_setting_beside_a_guess():
     record, others = make_rows(1, codes=60)[0], make_rows(30, codes=60, seed=9)
     settings = {"as it is": (math.inf, 0.0), "clipped": (0.1, 0.0), "noise": (0.1, 1.0)}
     table = measure_inversion(backpropagate(record[None]), record, settings=settings, others=others, repeats=10)
-    means = table.groupby("setting")[["exact", "share_right", "jaccard"]].mean()
-    assert means.loc["as it is"].tolist() == means.loc["clipped"].tolist() == [1.0, 1.0, 1.0]
+    means = table.groupby("setting")[["exact", "share_right", "jaccard", "auroc"]].mean()
+    assert means.loc["as it is"].tolist() == means.loc["clipped"].tolist() == [1.0, 1.0, 1.0, 1.0]
     assert means.loc["noise", "exact"] == 0 and means.loc["noise", "jaccard"] < 0.6
+    assert abs(means.loc["noise", "auroc"] - 0.5) < 0.15, "as a coin would"
     by_hand = [measure_jaccard(record, other) for other in others]
     assert min(by_hand) <= means.loc["another patient", "jaccard"] <= max(by_hand)
     assert table["n_codes"].unique().tolist() == [60] and table.groupby("setting").size().unique().tolist() == [10]

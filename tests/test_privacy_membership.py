@@ -173,6 +173,8 @@ def test_the_best_attack_on_the_gaussian_mechanism_keeps_below_the_bound_and_tou
         (lambda: measure_membership([], [1.0]), r"members must hold one number for each patient"),
         (lambda: measure_membership([1.0], [math.nan, 0.0]), "nonmembers: 1 of 2 scores are NaN"),
         (lambda: measure_membership([1.0], [0.0], false_positive_rate=1), "false_positive_rate must be above 0"),
+        (lambda: find_members([1.0], [0.0], false_positive_rate=1.0), "false_positive_rate must be above 0"),
+        (lambda: find_members([math.nan], [0.0]), "members: 1 of 1 scores are NaN"),
         (lambda: measure_membership([1.0], [0.0], n_resamples=5), "n_resamples must be a whole number of at least 100"),
         (lambda: measure_membership([1.0], [0.0], confidence=95), "confidence must lie between 0 and 1"),
         (lambda: score_losses(RECORD[0], RECORD[0]), r"visits must have the shape \(patients, visits, codes\)"),

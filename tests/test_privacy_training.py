@@ -148,6 +148,24 @@ def test_networks_and_arrays_that_do_not_fit_are_refused_by_name():
         gradients.compute(VISITS[:, :0], VISITS[:, :0])
 
 
+@pytest.mark.parametrize("options", [{"center": False, "scale": False}, {"trainable": False}])
+def test_a_layer_by_which_patients_mix_is_refused_though_it_does_not_learn(options):
+    keras = import_keras()
+    mixing = keras.layers.BatchNormalization(name="mixing", **options)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4), mixing, keras.layers.Dense(6)])
+    model.compile(optimizer="sgd", loss=surprise)
+    with pytest.raises(ValueError, match="layer 'mixing' is a BatchNormalization that keeps numbers.*patients mix"):
+        PatientGradients(model)
+
+
+def test_a_layer_that_keeps_nothing_but_a_seed_is_none_of_those():
+    keras = import_keras()
+    layers = [keras.layers.Dense(4), keras.layers.Dropout(0.5, seed=1), keras.layers.Dense(6)]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    model.compile(optimizer="sgd", loss=surprise)
+    assert PatientGradients(model).n_weights == 58
+
+
 # clipping
 
 
@@ -206,6 +224,32 @@ def test_noise_has_the_standard_deviation_that_is_accounted_for():
     assert abs(np.corrcoef(draws.T)[0, 1]) < 0.03
 
 
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda: clip_gradients(np.ones((2, 3)), -1), "clipping_norm must be > 0, got -1"),
+        (lambda: clip_gradients(np.ones((2, 3)), math.nan), "clipping_norm must be > 0, got nan"),
+        (lambda: draw_patients(5, sampling_rate=20, generator=RNG), "sampling_rate must lie between 0 and 1, got 20"),
+        (lambda: draw_patients(-5, sampling_rate=0.1, generator=RNG), "n_patients must be a whole number"),
+        (
+            lambda: add_noise(np.ones(2), noise_multiplier=-1, clipping_norm=1.0, generator=RNG),
+            "noise_multiplier must be a finite number >= 0, got -1",
+        ),
+        (
+            lambda: add_noise(np.ones(2), noise_multiplier=1, clipping_norm=-1.0, generator=RNG),
+            "clipping_norm must be > 0, got -1",
+        ),
+        (
+            lambda: add_noise(np.ones(2), noise_multiplier=1, clipping_norm=math.inf, generator=RNG),
+            "clipping_norm is infinite",
+        ),
+    ],
+)
+def test_what_guards_nothing_is_refused_by_name(ask, words):
+    with pytest.raises(ValueError, match=words):
+        ask()
+
+
 # training
 
 
@@ -219,6 +263,23 @@ def test_without_noise_and_clipping_all_patients_take_plain_gradient_steps():
         weights = [own - 0.5 * part.reshape(own.shape) for own, part in zip(weights, parts, strict=True)]
     for found, expected in zip(read(model), weights, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_in_a_step_of_training_every_patient_is_clipped_once_before_the_sum():
+    model = build(rate=1.0)
+    before = read(model)
+    rows = VISITS.copy()
+    rows[4] *= 30  # one patient would outweigh all others
+    expected = np.array([propagate(before, record) for record in rows])
+    lengths = np.linalg.norm(expected, axis=1)
+    norm = float(np.median(lengths))
+    assert lengths[4] > 10 * norm
+    recipe = PrivateRecipe(0.0, norm, 1.0, 1)
+    log = train_privately(model, lambda who, _: (rows[who], rows[who]), n_patients=9, recipe=recipe)
+    moved = np.concatenate([(first - then).ravel() for first, then in zip(before, read(model), strict=True)])
+    by_hand = sum(own * min(1.0, norm / length) for own, length in zip(expected, lengths, strict=True)) / 9
+    np.testing.assert_allclose(moved, by_hand, rtol=1e-3, atol=1e-5)
+    assert 4 <= log["n_clipped"].iloc[0] <= 5 and np.linalg.norm(moved) <= norm
 
 
 def test_the_sum_is_divided_by_the_size_that_was_expected():

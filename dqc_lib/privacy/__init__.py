@@ -4,6 +4,7 @@ from dqc_lib.privacy.accounting import choose_delta, find_noise, measure_epsilon
 from dqc_lib.privacy.gradients import PatientGradients
 from dqc_lib.privacy.inversion import (
     invert_gradient,
+    invert_record,
     invert_visits,
     measure_inversion,
     measure_jaccard,
@@ -31,6 +32,7 @@ __all__ = [
     "find_members",
     "find_noise",
     "invert_gradient",
+    "invert_record",
     "invert_visits",
     "measure_epsilon",
     "measure_inversion",

@@ -21,9 +21,11 @@ from dqc_lib.arguments import require_kind, require_number, require_text, requir
 ACCOUNTANTS = ("pld", "rdp")
 ORDERS = (*range(2, 129), 160, 192, 256, 384, 512, 768, 1024)
 """Orders of the Rényi divergences; fractional ones below 2 take long and serve only where epsilon is huge."""
-TIGHT = 100.0
-"""Above this epsilon of the Rényi accountant the tighter one, which then takes minutes, is not asked."""
-INTERVAL = 1e-3  # of the privacy loss; it is rounded up, so epsilon is too large by thousandths at most
+TIGHT = 5000.0
+"""Above this epsilon of the Rényi accountant nothing is promised, and the tighter one is not asked any more."""
+INTERVALS = {100.0: 1e-3, TIGHT: 1e-2}
+"""Grid of the privacy loss up to each epsilon of the Rényi accountant; it is rounded up, so epsilon never is too small.
+"""
 MOST_NOISE = 1e6
 COLUMNS = (
     "hospital", "n_patients", "sampling_rate", "noise_multiplier", "steps", "delta", "epsilon", "maximum",
@@ -48,9 +50,10 @@ def measure_epsilon(
     delta : float
         Above 0, below 1; below 1 / patients, or else publishing one of them whole would be allowed.
     accountant : str
-        "pld" (privacy loss distributions, Koskela et al. 2020, arXiv 1906.03049: tight within thousandths), or "rdp"
-        (Rényi divergences, Mironov 2017, arXiv 1702.07476: an upper bound, and fast). Where the second says more than
-        `TIGHT`, its answer is returned.
+        "pld" (privacy loss distributions, Koskela et al. 2020, arXiv 1906.03049: an upper bound that is tight but for
+        its grid, `INTERVALS`), or "rdp" (Rényi divergences, Mironov 2017, arXiv 1702.07476: an upper bound that can be
+        several times too large where there is little noise). Where the second says more than `TIGHT`, its answer is
+        returned.
 
     Returns
     -------
@@ -63,8 +66,8 @@ def measure_epsilon(
     >>> measure_epsilon(0.0, sampling_rate=0.1, steps=1, delta=1e-3)
     inf
     """
-    _require_rate("sampling_rate", sampling_rate)
-    _require_noise(noise_multiplier)
+    require_rate("sampling_rate", sampling_rate)
+    require_noise(noise_multiplier)
     require_whole("steps", steps, least=0)
     require_delta(delta)
     if accountant not in ACCOUNTANTS:
@@ -87,7 +90,8 @@ def _account(noise_multiplier: float, rate: float, steps: int, delta: float, acc
     bound = float(RdpAccountant(ORDERS).compose(event, steps).get_epsilon(delta))
     if accountant == "rdp" or not bound <= TIGHT:
         return bound
-    return float(PLDAccountant(value_discretization_interval=INTERVAL).compose(event, steps).get_epsilon(delta))
+    interval = next(width for end, width in INTERVALS.items() if bound <= end)
+    return float(PLDAccountant(value_discretization_interval=interval).compose(event, steps).get_epsilon(delta))
 
 
 def find_noise(
@@ -148,7 +152,7 @@ def tabulate_epsilons(
 
     A patient of one hospital is protected by that hospital's epsilon, whatever the others do; so what holds for all
     patients is the **maximum**. With the same batch everywhere that is the smallest hospital's, whose patients are
-    drawn most often. A patient who is known at two hospitals has the sum of theirs.
+    drawn most often. A patient who is known at two hospitals has the sum of their epsilons at the sum of their deltas.
 
     Parameters
     ----------
@@ -193,13 +197,15 @@ def tabulate_epsilons(
     return table.assign(maximum=table["epsilon"] == table["epsilon"].max())[list(COLUMNS)]
 
 
-def _require_rate(name: str, value: float) -> None:
+def require_rate(name: str, value: float) -> None:
+    """Raise unless the value is a number from 0 to 1."""
     require_number(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must lie between 0 and 1, got {value!r}")
 
 
-def _require_noise(value: float) -> None:
+def require_noise(value: float) -> None:
+    """Raise unless the value is a finite noise multiplier of at least 0."""
     require_number("noise_multiplier", value)
     if not 0 <= value < math.inf:
         raise ValueError(f"noise_multiplier must be a finite number >= 0, got {value!r}")

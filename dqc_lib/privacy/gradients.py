@@ -28,8 +28,9 @@ class PatientGradients:
     Parameters
     ----------
     model : keras.Model
-        Functional or sequential, compiled with one loss that is a mean over rows. All layers that learn are Dense;
-        others work row by row.
+        Functional or sequential, compiled with one loss that is a mean over rows. All layers with weights are Dense;
+        the others work row by row. Layers that keep statistics of a batch, such as batch normalization, are refused: in
+        them one patient changes the gradient of another, and clipping bounds nothing.
     at_once : int
         Patients in one call; more are computed in several, fewer are filled up.
     """
@@ -102,16 +103,28 @@ def _find_dense(model: keras.Model) -> list[keras.layers.Dense]:
         raise TypeError(f"model must be a functional or sequential keras.Model, got {type(model).__name__}")
     if getattr(model, "optimizer", None) is None:
         raise ValueError("the model is not compiled; expected one with a loss and an optimizer")
-    learning = [layer for layer in model.layers if layer.trainable_variables]
-    for layer in learning:
+    for layer in model.layers:
         if type(layer) is not keras.layers.Dense:
-            raise ValueError(f"layer {layer.name!r} is a {type(layer).__name__} that learns; expected Dense alone")
+            _refuse_weights(layer)
+    learning = [layer for layer in model.layers if layer.trainable_variables]
     ours = [id(variable) for layer in learning for variable in layer.trainable_variables]
     if ours != [id(variable) for variable in model.trainable_variables]:
         raise ValueError("the model has weights outside its layers, or in another order; expected Dense layers alone")
     if not learning:
         raise ValueError("no layer of the model learns; expected at least one Dense layer")
     return learning
+
+
+def _refuse_weights(layer: keras.layers.Layer) -> None:
+    """Raise if a layer that is no Dense one has weights, or statistics of a batch that mix its patients."""
+    kind = type(layer).__name__
+    if layer.trainable_variables:
+        raise ValueError(f"layer {layer.name!r} is a {kind} that learns; expected Dense alone")
+    if layer.non_trainable_weights:  # seeds are variables, and no weights
+        raise ValueError(
+            f"layer {layer.name!r} is a {kind} that keeps numbers, such as statistics of a batch, by which patients "
+            "mix; expected weights in Dense alone"
+        )
 
 
 def _widen(model: keras.Model, n_patients: int) -> keras.Model:

@@ -7,7 +7,11 @@ visits of a patient, the quotient is a mixture. But the kernel's gradient then h
 different rows, and rows of 0 and 1 within so few dimensions can be counted out: `invert_visits`. The order of rows is
 not in a sum, and does not come back.
 
-Clipping multiplies all by one factor, and hides nothing. Noise does.
+Clipping multiplies all by one factor, and hides nothing. A little noise hides nothing either: one row makes a matrix of
+rank 1, whose best approximation averages the noise over all units (`invert_record`). Enough noise does.
+
+What is attacked here is the gradient of **one** patient, sent once. Sums over many patients, and weights after many
+steps, are other attacks, which are not made here.
 """
 
 from __future__ import annotations
@@ -19,20 +23,21 @@ import numpy as np
 import pandas as pd
 
 from dqc_lib.arguments import require_kind, require_number, require_whole
+from dqc_lib.evaluation.metrics import measure_auroc
 from dqc_lib.evaluation.resampling import make_generator
 from dqc_lib.privacy.training import add_noise, clip_gradients
 
 ROUNDING = 1e-5  # of the largest singular value: what is below it in a gradient of float32 is rounding
 CLOSE = 0.05  # how far from 0 and 1 a code may lie that was read
 MOST_DIMENSIONS = 16  # of which all 2^16 corners are tried
-COLUMNS = ("setting", "repeat", "exact", "share_right", "jaccard", "n_codes")
+COLUMNS = ("setting", "repeat", "exact", "share_right", "jaccard", "auroc", "n_codes")
 
 
 def invert_gradient(kernel_gradient: np.ndarray, bias_gradient: np.ndarray) -> np.ndarray:
     """Return the input that a dense layer's gradient comes from: exactly for one row, a weighted mixture for several.
 
-    The quotient of both gradients, over all units by least squares: what is exact for one unit without noise is, with
-    noise, a mean over units, and the stronger attack.
+    The quotient of both gradients, over all units by least squares. Under noise `invert_record`, for rows of 0 and 1,
+    is the stronger attack: here the noise of the bias shrinks every quotient.
 
     Parameters
     ----------
@@ -57,13 +62,47 @@ def invert_gradient(kernel_gradient: np.ndarray, bias_gradient: np.ndarray) -> n
     return sums[:-1] / sums[-1] if sums[-1] > 0 else np.full(len(kernel), math.nan)
 
 
+def invert_record(kernel_gradient: np.ndarray, bias_gradient: np.ndarray) -> np.ndarray:
+    """Return the row of 0 and 1 that a dense layer's gradient comes from, as numbers around 0 and 1, also under noise.
+
+    Without noise kernel and bias are, one above the other, a matrix of rank 1: the row, with a one behind it for the
+    bias, times the errors of the units. The leading left singular vector is the best approximation of it under noise
+    (Eckart and Young 1936). Its entries are split in two groups, absent around 0 and present around one other number,
+    so that the sum of squares within is smallest; that number is scaled to 1. Codes above 0.5 are present.
+
+    Parameters
+    ----------
+    kernel_gradient, bias_gradient
+        As in `invert_gradient`.
+
+    Returns
+    -------
+    ndarray of float64, shape (inputs,)
+        NaN if all gradients are zero.
+
+    Examples
+    --------
+    >>> record, error = np.array([1.0, 0.0, 1.0]), np.array([0.3, -0.7])
+    >>> invert_record(np.outer(record, error), error).round(6) + 0.0
+    array([1., 0., 1.])
+    """
+    from scipy.linalg import svd
+
+    kernel, bias = _check_gradients(kernel_gradient, bias_gradient)
+    left, sizes, _ = svd(np.vstack([kernel, bias]), full_matrices=False)
+    if not sizes[0] > 0:
+        return np.full(len(kernel), math.nan)
+    told = max(left[:, 0], -left[:, 0], key=lambda signed: _find_level(signed)[0])  # a vector comes with either sign
+    return told[:-1] / _find_level(told)[1]
+
+
 def invert_visits(kernel_gradient: np.ndarray, bias_gradient: np.ndarray) -> np.ndarray:
     """Return all rows of 0 and 1 that the gradient of a dense layer, summed over several rows, can be made of.
 
     With the gradient of the bias, which has a row of ones for its input, the kernel's gradient spans the rows that it
-    is a sum of. All corners of the cube within that span are counted out. The rows are among them, if there are at
-    least as many units as different rows and no error is zero; others can be that are sums and differences of rows
-    (a + b - c).
+    is a sum of. All corners of the cube within that span are counted out. The rows are among them, if the errors of
+    the different rows, one vector over the units for each, are linearly independent; others can be that are sums and
+    differences of rows (a + b - c).
 
     Parameters
     ----------
@@ -166,7 +205,8 @@ def measure_inversion(
     -------
     DataFrame
         Columns `COLUMNS`, one row per setting and repeat: whether all codes are right, which share is, their Jaccard
-        similarity to the record, and how many codes there are.
+        similarity to the record, the area under the ROC curve of codes that are there against those that are not
+        (chance: 0.5; NaN where the record has none or all), and how many codes there are.
     """
     require_kind("settings", settings, Mapping, such_as='{"clipped": (1.0, 0.0)}')
     require_whole("repeats", repeats, least=1)
@@ -181,15 +221,26 @@ def measure_inversion(
         for repeat in range(repeats):
             drawn = int(make_generator(seed, "inversion", setting, str(repeat)).integers(2**63))
             sent = protect_gradient(gradients, clipping_norm=norm, noise_multiplier=noise, seed=drawn)
-            rows.append((setting, repeat, *_compare(record, invert_gradient(*sent[:2]) > 0.5)))
+            rows.append((setting, repeat, *_compare(record, invert_record(*sent[:2]))))
     order = make_generator(seed, "inversion", "another patient").permutation(len(others))[:repeats]
     rows += [("another patient", at, *_compare(record, others[who])) for at, who in enumerate(order)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _compare(record: np.ndarray, found: np.ndarray) -> tuple[bool, float, float, int]:
-    right = (record > 0.5) == (found > 0.5)
-    return bool(right.all()), float(right.mean()), measure_jaccard(record, found), len(record)
+def _find_level(values: np.ndarray) -> tuple[float, float]:
+    """Return how much of the values' squares two groups explain, around 0 and around their largest, and that level."""
+    falling = np.sort(values)[::-1]
+    sums, counts = falling.cumsum(), np.arange(1, len(values) + 1)
+    explained = np.where(sums > 0, sums**2 / counts, 0.0)
+    at = int(explained.argmax())
+    return float(explained[at]), float(sums[at] / counts[at])
+
+
+def _compare(record: np.ndarray, found: np.ndarray) -> tuple[bool, float, float, float, int]:
+    truth = record > 0.5
+    right = truth == (found > 0.5)
+    area = measure_auroc(truth, found) if 0 < truth.sum() < len(truth) else math.nan
+    return bool(right.all()), float(right.mean()), measure_jaccard(record, found), area, len(record)
 
 
 def _check_gradients(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -146,9 +146,7 @@ def measure_membership(
     seed : int
     """
     members, nonmembers = _check_scores("members", members), _check_scores("nonmembers", nonmembers)
-    require_number("false_positive_rate", false_positive_rate)
-    if not 0 < false_positive_rate < 1:
-        raise ValueError(f"false_positive_rate must be above 0 and below 1, got {false_positive_rate!r}")
+    _require_share(false_positive_rate)
     check_confidence(confidence)
     require_whole("n_resamples", n_resamples, least=FEWEST_RESAMPLES)
     require_whole("seed", seed, least=0)
@@ -171,7 +169,9 @@ def measure_membership(
 
 def find_members(members: np.ndarray, nonmembers: np.ndarray, *, false_positive_rate: float = 0.01) -> float:
     """Return the share of members above the limit that at most this share of non-members is above; NaN where that would
-    be less than one non-member."""
+    be less than one non-member. Scores as in `measure_membership`."""
+    members, nonmembers = _check_scores("members", members), _check_scores("nonmembers", nonmembers)
+    _require_share(false_positive_rate)
     allowed = math.floor(false_positive_rate * len(nonmembers) + 1e-9)
     if allowed < 1:
         return math.nan
@@ -230,6 +230,12 @@ def bound_true_positive_rate(
         bound = np.minimum(math.exp(epsilon) * rates + delta, 1 - math.exp(-epsilon) * (1 - delta - rates))
     bound = np.minimum(bound, 1.0)
     return float(bound) if rates.ndim == 0 else bound
+
+
+def _require_share(value: float) -> None:
+    require_number("false_positive_rate", value)
+    if not 0 < value < 1:
+        raise ValueError(f"false_positive_rate must be above 0 and below 1, got {value!r}")
 
 
 def _check_scores(name: str, scores: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ import pandas as pd
 
 from dqc_lib.arguments import require_number, require_whole
 from dqc_lib.networks import import_keras
-from dqc_lib.privacy.accounting import measure_epsilon
+from dqc_lib.privacy.accounting import measure_epsilon, require_noise, require_rate
 from dqc_lib.privacy.gradients import PatientGradients
 
 if TYPE_CHECKING:
@@ -74,7 +74,10 @@ class PrivateRecipe:
 
 
 def draw_patients(n_patients: int, *, sampling_rate: float, generator: np.random.Generator) -> np.ndarray:
-    """Return the numbers of the patients who take part in a step: each with the same probability, independently."""
+    """Return the numbers of the patients who take part in a step: each with the same probability, from 0 to 1,
+    independently."""
+    require_whole("n_patients", n_patients, least=0)
+    require_rate("sampling_rate", sampling_rate)
     return np.flatnonzero(generator.random(n_patients) < sampling_rate)
 
 
@@ -84,8 +87,9 @@ def clip_gradients(gradients: np.ndarray, norm: float) -> np.ndarray:
     Raises
     ------
     ValueError
-        If a gradient is not finite, and cannot be bounded.
+        If a gradient is not finite, and cannot be bounded; if the norm is not above 0.
     """
+    _require_norm(norm)
     gradients = np.asarray(gradients, dtype=np.float64)
     lengths = np.linalg.norm(gradients, axis=-1, keepdims=True)
     if not np.isfinite(lengths).all():
@@ -98,8 +102,18 @@ def add_noise(
     total: np.ndarray, *, noise_multiplier: float, clipping_norm: float, generator: np.random.Generator
 ) -> np.ndarray:
     """Return a sum of clipped gradients with Gaussian noise of standard deviation noise multiplier x clipping norm."""
+    require_noise(noise_multiplier)
+    _require_norm(clipping_norm)
+    if noise_multiplier and math.isinf(clipping_norm):
+        raise ValueError("clipping_norm is infinite; expected a finite one for noise to go by")
     noise = generator.standard_normal(np.shape(total))
     return total + (noise_multiplier * clipping_norm) * noise if noise_multiplier else np.array(total, dtype=np.float64)
+
+
+def _require_norm(value: float) -> None:
+    require_number("clipping_norm", value)
+    if not value > 0:
+        raise ValueError(f"clipping_norm must be > 0, got {value!r}")
 
 
 def train_privately(
