@@ -36,6 +36,9 @@ from dqc_lib.phantom import Recipe
 from dqc_lib.privacy import (
     PatientGradients,
     PrivateRecipe,
+    clip_gradients,
+    draw_patients,
+    find_members,
     find_noise,
     invert_gradient,
     measure_epsilon,
@@ -1506,7 +1509,7 @@ HARMONIZATION = [
 RECORDS = np.zeros((12, 4, 3), dtype=np.float32)
 SYNTHESIS = [
     case("hospitals with a shift above 1", call(HospitalRecipe, shift=2), ValueError, "from 0 to 1", "got 2"),
-    case("a hospital of nobody", call(HospitalRecipe, patients=(3, 0)), ValueError, "at least one for every", "(3, 0)"),
+    case("a hospital of nobody", call(HospitalRecipe, patients=(3, 0)), ValueError, "hospital 2 must be", "got 0"),
     case("records in a list", call(measure_fidelity, [[[0]]], RECORDS), TypeError, "real must be an array", "[[[0]]]"),
     case("records without visits", call(summarize_records, RECORDS[:, 0]), ValueError, "(patients, visits", "(12, 3)"),
     case(
@@ -1524,7 +1527,7 @@ SYNTHESIS = [
         *(ValueError, "hospitals['B']", "(4, 3)", "(3, 3)"),
     ),
     case("a list in place of hospitals", call(measure_shift, [RECORDS]), TypeError, "hospitals must be a Mapping"),
-    case("a hospital of one to be told apart", call(tell_apart, RECORDS[:1], RECORDS), ValueError, "2 patients", "1"),
+    case("a hospital of one to be told apart", call(tell_apart, RECORDS[:1], RECORDS), ValueError, "20 patients", "1"),
     case(
         "synthetic records of other codes", call(measure_fidelity, RECORDS, RECORDS[:, :, :2]), ValueError, "synthetic"
     ),
@@ -1606,6 +1609,21 @@ PRIVACY = [
         "gradients of two layers",
         call(invert_gradient, np.ones((3, 2)), np.ones(3)),
         *(ValueError, "(3, 2)", "(3,)"),
+    ),
+    case(
+        "a clipping norm below 0",
+        call(clip_gradients, np.ones((1, 2)), -1),
+        *(ValueError, "clipping_norm must be > 0", "-1"),
+    ),
+    case(
+        "patients drawn by a number",
+        call(draw_patients, 5, sampling_rate=20, generator=np.random.default_rng(0)),
+        *(ValueError, "sampling_rate must lie between 0 and 1", "20"),
+    ),
+    case(
+        "all accused",
+        call(find_members, [1.0], [0.5], false_positive_rate=1.0),
+        *(ValueError, "false_positive_rate must be above 0", "1.0"),
     ),
     case(
         "a clipping norm of 0",

@@ -33,11 +33,25 @@ def test_a_column_without_a_difference_has_no_tones_and_one_of_infinities_is_dar
     assert np.array(draw(alike).data[0].z).tolist() == [[1, 0], [1, 0]]
 
 
+def test_a_column_whose_intervals_all_overlap_has_no_tones():
+    spans = {"A": (0.05, 0.01, 0.09), "B": (0.08, 0.04, 0.12), "C": (0.06, 0.03, 0.10)}
+    held = {name: {"time": Finding(*ends, n=3)} for name, ends in spans.items()} | {"D": {"traffic": Finding(1.0)}}
+    tones = np.array(draw(held).data[0].z, dtype=float)
+    np.testing.assert_allclose(tones[:, 0], [0, 0, 0, np.nan])
+    apart = held | {"C": {"time": Finding(0.2, 0.13, 0.3, n=3)}}
+    assert np.array(draw(apart).data[0].z, dtype=float)[2, 0] == 1
+
+
+def test_a_negative_interval_is_written_with_words_between_its_ends():
+    figure = draw({"A": {"heterogeneity": Finding(0.03, -0.03, 0.09, n=3)}})
+    assert figure.layout.annotations[0].text == "0.03<br>[-0.03 to 0.09]"
+
+
 def test_every_cell_is_written_and_told():
     figure = draw()
     texts = [note.text for note in figure.layout.annotations]
     assert len(texts) == 4 * 3
-    assert "0.05<br>[0.04–0.06]" in texts and "∞" in texts
+    assert "0.05<br>[0.04 to 0.06]" in texts and "∞" in texts
     assert texts.count("not<br>measured") == 4
     said = "averaging: privacy: epsilon 3.00, persistence gap 0.10 [0.08, 0.12]"
     assert said in figure.layout.meta["alt"]

@@ -95,9 +95,11 @@ def test_siblings_are_of_one_kind_and_none_has_two():
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"patients": ()}, ValueError, "at least one for every hospital"),
-        ({"patients": (3, 0)}, ValueError, "at least one for every hospital"),
-        ({"patients": 7}, TypeError, "patients must be sizes"),
+        ({"patients": ()}, ValueError, "a number for at least one hospital, got none"),
+        ({"patients": (3, 0)}, ValueError, "patients of hospital 2 must be a whole number of at least 1, got 0"),
+        ({"patients": 7}, TypeError, "patients must be a number for each hospital, got 7"),
+        ({"patients": "12"}, TypeError, "patients must be a number for each hospital"),
+        ({"patients": (3.5,)}, TypeError, "patients of hospital 1 must be a whole number.*got 3.5"),
         ({"n_visits": 1}, ValueError, "n_visits must be a whole number of at least 2"),
         ({"n_codes": 5}, ValueError, "n_codes must be a whole number of at least 6"),
         ({"shift": 1.1}, ValueError, "shift must be from 0 to 1, got 1.1"),

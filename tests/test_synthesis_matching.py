@@ -112,5 +112,7 @@ def test_weights_of_other_shapes_and_orders_that_are_none_are_refused():
         match_units(weights[:-1], weights, PLAIN)
     with pytest.raises(ValueError, match=r"permutations\['a'\] must hold each of 0 to 4 once, got \[0, 0, 1, 2, 3\]"):
         apply_permutations(weights, {"a": [0, 0, 1, 2, 3]}, PLAIN)
-    with pytest.raises(TypeError, match="a layer must be a Layer"):
+    with pytest.raises(ValueError, match=r"permutations must be of the groups \['a', 'b', 'x', 'y'\], got 'c'"):
+        apply_permutations(weights, {"c": [0]}, PLAIN)
+    with pytest.raises(TypeError, match="a layer must be a Layer, such as one of GeneratorShape.list_layers"):
         apply_permutations(weights, {}, ["dense"])

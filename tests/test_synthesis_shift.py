@@ -202,9 +202,21 @@ def test_a_regression_of_nobody_and_one_without_a_ridge_are_refused(ask, ridge, 
 # scores
 
 
-def test_scores_are_counted_in_bins_of_a_thousandth():
+def test_a_regression_that_does_not_converge_says_so():
+    rows, labels = np.array([[1.0], [-1.0]]), np.array([1, 0])
+
+    def lie(place):
+        told = sum_logistic(rows, labels, place)
+        return LogisticSums(told.loss, told.gradient + 1, told.hessian, told.weight)  # never at rest
+
+    with pytest.raises(RuntimeError, match="did not converge in 50 rounds"):
+        fit_federated_logistic([lie], n_features=1)
+
+
+def test_scores_are_counted_in_fifty_bins():
     counts = count_scores(np.array([[0.0], [0.0], [800.0], [-800.0]]), np.array([0.0, 1.0]))
-    assert (counts[500], counts[999], counts[0], counts.sum()) == (2, 1, 1, 4)
+    assert len(counts) == 50
+    assert (counts[25], counts[49], counts[0], counts.sum()) == (2, 1, 1, 4)
 
 
 def test_the_auroc_of_counts_is_that_of_the_scores():
@@ -276,7 +288,14 @@ def test_the_report_of_all_measures_keeps_pairs_together():
     pd.testing.assert_frame_equal(table, measure_shift(simulate(0.5)))
 
 
-def test_one_patient_cannot_be_halved():
-    one = np.ones((1, 3, 2), dtype=np.float32)
-    with pytest.raises(ValueError, match="at least 2 patients at either hospital, got 1 and 1"):
-        tell_apart(one, one)
+@pytest.mark.parametrize("n", [1, 19])
+def test_sums_of_fewer_than_ten_training_patients_are_not_asked_for(n):
+    few, many = np.ones((n, 3, 2), dtype=np.float32), np.ones((20, 3, 2), dtype=np.float32)
+    assert len(tell_apart(many, many)) == 2
+    for pair, words in (((few, many), f"got {n} and 20"), ((many, few), f"got 20 and {n}")):
+        with pytest.raises(
+            ValueError, match=f"at least 20 patients at either hospital, half of them to train, {words}"
+        ):
+            tell_apart(*pair)
+    with pytest.raises(ValueError, match="at least"):
+        measure_shift({"A": many, "B": few})

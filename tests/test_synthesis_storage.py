@@ -34,6 +34,14 @@ def test_the_same_is_trained_once_and_anything_else_anew(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.parametrize("name", ["FORMAT", "LEARNING_RATE"])
+def test_another_format_and_another_learning_rate_train_anew(tmp_path, monkeypatch, name):
+    train_or_load("averaging", VISITS, folder=tmp_path, schedule=SHORT)
+    monkeypatch.setattr(f"dqc_lib.synthesis.storage.{name}", 77)
+    train_or_load("averaging", VISITS, folder=tmp_path, schedule=SHORT)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_what_is_no_trained_arm_is_told(tmp_path):
     path = tmp_path / "arm.npz"
     with pytest.raises(FileNotFoundError, match=r"arm.npz: no such file; expected one of save_arm"):

@@ -24,8 +24,8 @@ HEAD, SMALL = ({"size": size, "color": "#1c2128"} for size in (10, 11))
 def draw_criteria(findings: Mapping[str, Mapping[str, Finding]], *, title: str) -> Figure:
     """Return a table with a row for each arm and a column for each criterion, darker where an arm does worse.
 
-    Tones compare the arms within a column, from its lowest to its highest value; where all are alike there are none. An
-    infinite value is the darkest. Grey is what was not measured.
+    Tones compare the arms within a column, from its lowest to its highest value; where all are alike, or all intervals
+    have a value in common, there are none. An infinite value is the darkest. Grey is what was not measured.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def draw_criteria(findings: Mapping[str, Mapping[str, Finding]], *, title: str) 
     said = "; ".join(f"{arm}: {_tell_row(asked, row)}" for arm, row in zip(arms, cells, strict=True))
     alt = f"Arms by criteria, lower is better, intervals in brackets. {said}."
     figure = start_figure(title=title, alt=alt, height=100 + ROW * len(arms), showlegend=False)
-    tones = np.array([_shade([row[at].value for row in cells]) for at in range(len(asked))]).T
+    tones = np.array([_shade([row[at] for row in cells]) for at in range(len(asked))]).T
     told = [
         [_tell_cell(arm, name, one) for name, one in zip(asked, row, strict=True)]
         for arm, row in zip(arms, cells, strict=True)
@@ -55,7 +55,7 @@ def draw_criteria(findings: Mapping[str, Mapping[str, Finding]], *, title: str) 
             text = str(one).replace(" [", "<br>[") if str(one) != NOT_MEASURED else "not<br>measured"
             color = PALETTE["grey"] if text.startswith("not") else "#1c2128"
             font = {"size": 10 if "[" in text or text.startswith("not") else 13, "color": color}
-            figure.add_annotation(x=across, y=down, text=text.replace(", ", "–"), showarrow=False, font=font)
+            figure.add_annotation(x=across, y=down, text=text.replace(", ", " to "), showarrow=False, font=font)
     heads = ["<br>".join(textwrap.wrap(CRITERIA[name], NARROW, break_long_words=False)) for name in asked]
     above = {"side": "top", "tickvals": places["x"], "ticktext": heads, "tickangle": 0, "tickfont": HEAD}
     figure.update_xaxes(**above, showgrid=False, zeroline=False, range=[-0.5, len(asked) - 0.5])
@@ -69,9 +69,12 @@ def draw_criteria(findings: Mapping[str, Mapping[str, Finding]], *, title: str) 
     return figure
 
 
-def _shade(values: list[float]) -> list[float]:
-    """Return 0 for the best to 1 for the worst; NaN for what was not measured."""
-    held = np.array(values, dtype=float)
+def _shade(column: list[Finding]) -> list[float]:
+    """Return 0 for the best to 1 for the worst; NaN for what was not measured; 0 where all intervals overlap."""
+    held = np.array([one.value for one in column], dtype=float)
+    ends = np.array([(one.low, one.high) for one in column])[~np.isnan(held)]
+    if len(ends) and not np.isnan(ends).any() and ends[:, 0].max() <= ends[:, 1].min():
+        return np.where(np.isnan(held), np.nan, 0.0).tolist()
     finite = held[np.isfinite(held)]
     if not len(finite):
         return np.where(np.isnan(held), np.nan, 1.0).tolist()

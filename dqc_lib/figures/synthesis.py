@@ -257,7 +257,7 @@ def draw_arms_by_shift(table: pd.DataFrame, *, title: str, y: str, x: str = "shi
     ends = table[table["shift"] == table["shift"].max()].set_index("arm")
     told = ", ".join(f"{arm} {tell(row)}" for arm, row in ends.to_dict("index").items())
     alt = f"Lines of {y} over {x}. At {table['shift'].max():g}: {told}."
-    figure = start_figure(title=title, alt=alt, height=380)
+    figure = start_figure(title=title, alt=alt, height=max(380, 230 + 28 * len(looks)))
     for arm, look in looks.items():
         part = table[table["arm"] == arm].rename(columns={"shift": "knob"}).sort_values("knob")
         add_line(figure, part.fillna({"low": part["value"], "high": part["value"]}), arm, look)

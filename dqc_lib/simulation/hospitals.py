@@ -8,6 +8,7 @@ codes are made up, and so are their rates: no real patient, hospital or coding s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from zlib import crc32
@@ -15,7 +16,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from dqc_lib.arguments import require_number, require_sizes, require_whole
+from dqc_lib.arguments import require_number, require_whole, show_value
 
 PHENOTYPES = (0.4, 0.3, 0.2, 0.1)
 """Share of every hidden phenotype, at every hospital where the shift is 0."""
@@ -65,9 +66,15 @@ class HospitalRecipe:
     sample: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "patients", require_sizes("HospitalRecipe.patients", self.patients))
-        if not self.patients or min(self.patients) < 1:
-            raise ValueError(f"HospitalRecipe.patients must be at least one for every hospital, got {self.patients!r}")
+        if isinstance(self.patients, str) or not isinstance(self.patients, Iterable):
+            raise TypeError(
+                f"HospitalRecipe.patients must be a number for each hospital, got {show_value(self.patients)}"
+            )
+        object.__setattr__(self, "patients", tuple(self.patients))
+        for number, n in enumerate(self.patients, start=1):
+            require_whole(f"HospitalRecipe.patients of hospital {number}", n, least=1)
+        if not self.patients:
+            raise ValueError("HospitalRecipe.patients must hold a number for at least one hospital, got none")
         require_whole("HospitalRecipe.n_visits", self.n_visits, least=2)
         require_whole("HospitalRecipe.n_codes", self.n_codes, least=len(PATTERN))
         require_whole("HospitalRecipe.seed", self.seed, least=0)

@@ -22,6 +22,7 @@ CRITERIA = MappingProxyType(
         "membership": "attack: AUROC",
         "heterogeneity": "loss by shift",
         "time": "persistence gap",
+        "autocorrelation": "autocorr. gap",
         "traffic": "traffic: MB",
         "seconds": "training: seconds",
     }

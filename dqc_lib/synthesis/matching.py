@@ -115,10 +115,14 @@ def apply_permutations(
     Raises
     ------
     ValueError
-        If weights and layers do not fit, or an order is not one.
+        If weights and layers do not fit, an order is not one, or no layer has such a group.
     """
     _check_weights(weights, layers, "weights")
-    for name, size in dict.fromkeys(group for layer in layers for group in (*layer.rows, *layer.columns)):
+    groups = dict.fromkeys(group for layer in layers for group in (*layer.rows, *layer.columns))
+    names = {name for name, _ in groups}
+    if unknown := [name for name in permutations if name not in names]:
+        raise ValueError(f"permutations must be of the groups {sorted(names)}, got {unknown[0]!r}")
+    for name, size in groups:
         order = np.asarray(permutations.get(name, range(size)))
         if order.shape != (size,) or not np.array_equal(np.sort(order), np.arange(size)):
             raise ValueError(f"permutations[{name!r}] must hold each of 0 to {size - 1} once, got {order.tolist()}")
@@ -142,7 +146,7 @@ def _index(groups: Sequence[tuple[str, int]], permutations: Mapping[str, np.ndar
 
 def _check_weights(weights: Weights, layers: Sequence[Layer], name: str) -> None:
     for layer in layers:
-        require_kind("a layer", layer, Layer, such_as="one of autoencoder_layers")
+        require_kind("a layer", layer, Layer, such_as="one of GeneratorShape.list_layers")
     expected = [shape for layer in layers for shape in (layer.shape, layer.shape[1:])]
     came = [np.shape(array) for array in weights]
     if came != expected:

@@ -17,10 +17,8 @@ import pandas as pd
 
 from dqc_lib.arguments import require_kind, require_number, require_whole
 from dqc_lib.synthesis.records import describe_patients, require_hospitals, require_visits
-from dqc_lib.synthesis.twosample import tell_apart
+from dqc_lib.synthesis.twosample import FEWEST, tell_apart
 
-FEWEST = 10
-"""Patients of a hospital that shares sums; the sums of fewer would tell on them."""
 SHIFT_COLUMNS = ("first", "second", "measure", "value", "low", "high", "no_shift", "noise", "z", "n_first", "n_second")
 
 
@@ -235,8 +233,8 @@ def measure_shift(
 ) -> pd.DataFrame:
     """Return how far every two hospitals are apart by all four measures, each hospital in turn in one process.
 
-    What would cross between hospitals is what `report_shift` and `tell_apart` say. Every hospital needs at least 10
-    patients.
+    What would cross between hospitals is what `report_shift` and `tell_apart` say. Every hospital needs at least 20
+    patients, of whom half train the classifier.
 
     Parameters
     ----------

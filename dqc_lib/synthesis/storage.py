@@ -13,11 +13,15 @@ import numpy as np
 
 from dqc_lib.arguments import require_kind, require_path
 from dqc_lib.aside import write_aside
+from dqc_lib.networks import import_keras
 from dqc_lib.synthesis.arms import TrainedArm, TrainingSchedule, train_arm
 from dqc_lib.synthesis.networks import Generator, GeneratorShape
 from dqc_lib.synthesis.records import require_hospitals
 from dqc_lib.synthesis.traffic import Traffic
+from dqc_lib.synthesis.training import LEARNING_RATE
 
+FORMAT = 2
+"""Of files and of what a training does: another number trains anew, whatever lies in the folder."""
 STAGE_ARRAYS = 8
 """Arrays of a stage: kernel and bias of four layers."""
 
@@ -63,11 +67,14 @@ def train_or_load(
 ) -> TrainedArm:
     """Return a trained arm: from the folder if the same was trained before, else by `train_arm`, and keep it there.
 
-    The file's name holds a digest of the records and of the schedule, so that other records are never answered with an
-    old arm. Its seconds are those of the training, whenever it was.
+    The file's name holds a digest of the records, the schedule, the generator's shape, the learning rate, Keras's
+    backend and `FORMAT`, so that other records, or another training of them, are never answered with an old
+    arm. Its seconds are those of the training, whenever it was.
     """
     records, schedule = require_hospitals("visits", visits), schedule or TrainingSchedule()
-    digest = sha256(json.dumps([arm, asdict(schedule)]).encode())
+    n_visits, n_codes = next(iter(records.values())).shape[1:]
+    shape, backend = asdict(GeneratorShape(n_codes, n_visits)), import_keras().backend.backend()
+    digest = sha256(json.dumps([arm, asdict(schedule), shape, LEARNING_RATE, backend, FORMAT]).encode())
     for name, values in records.items():
         digest.update(f"{name} {values.shape}".encode() + np.packbits(values.astype(bool)).tobytes())
     path = require_path("folder", folder) / f"{arm.replace(' ', '-')}-{digest.hexdigest()[:16]}.npz"

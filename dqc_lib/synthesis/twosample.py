@@ -17,7 +17,9 @@ import pandas as pd
 from dqc_lib.arguments import require_number, require_whole
 from dqc_lib.synthesis.records import describe_patients, require_alike, require_visits
 
-N_BINS = 1000
+FEWEST = 10
+"""Patients of a hospital behind sums that it shares; the sums of fewer would tell on them."""
+N_BINS = 50
 MOST_ROUNDS = 50
 CLOSE = 1e-9  # of the gradient, per patient: nearer than that to the optimum no digit that is shown moves
 NORMAL = 1.959963984540054  # 97.5th percentile of the normal distribution
@@ -27,8 +29,8 @@ NORMAL = 1.959963984540054  # 97.5th percentile of the normal distribution
 class LogisticSums:
     """What one hospital answers in one round: sums over its patients.
 
-    With the coefficients known, gradients and Hessians of fewer patients than coefficients can give single patients
-    away; that they are sums is no guarantee of privacy.
+    With the coefficients known, the gradient of one patient is that patient's row, and the gradients of many rounds can
+    give single patients away where they are fewer than coefficients. That they are sums is no guarantee of privacy.
 
     Parameters
     ----------
@@ -89,6 +91,8 @@ def fit_federated_logistic(
     ------
     ValueError
         Without a hospital or a positive ridge.
+    RuntimeError
+        If 50 rounds were not enough.
     """
     require_whole("n_features", n_features, least=1)
     require_number("ridge", ridge)
@@ -98,9 +102,8 @@ def fit_federated_logistic(
         raise ValueError("ask must hold at least one hospital, got none")
     penalty = np.r_[0.0, np.full(n_features, float(ridge))]
     place, step = np.zeros(n_features + 1), np.zeros(n_features + 1)
-    best, n_rounds = np.inf, 0
-    while n_rounds < MOST_ROUNDS:
-        n_rounds += 1
+    best = np.inf
+    for n_rounds in range(1, MOST_ROUNDS + 1):
         answers = [one(place) for one in ask]
         loss = sum(one.loss for one in answers) + penalty @ place**2 / 2
         if not loss <= best + 1e-9 * abs(best):  # too far: half way back, by the loss that they send anyway
@@ -110,17 +113,20 @@ def fit_federated_logistic(
         best = loss
         gradient = sum(one.gradient for one in answers) + penalty * place
         if np.abs(gradient).max() <= CLOSE * sum(one.weight for one in answers):
-            break
+            return place, n_rounds
         hessian = sum(one.hessian for one in answers) + np.diag(np.maximum(penalty, 1e-12))
         step = -np.linalg.solve(hessian, gradient)
         place = place + step
-    return place, n_rounds
+    raise RuntimeError(
+        f"the regression did not converge in {MOST_ROUNDS} rounds; a larger ridge, or features of one scale, would help"
+    )
 
 
 def count_scores(features: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """Return how many of a hospital's patients score in each of 1000 equal bins from 0 to 1; int (1000,).
+    """Return how many of a hospital's patients score in each of 50 equal bins from 0 to 1; int (50,).
 
-    All that leaves the hospital after training; an edge belongs to the bin above it, so 0.5 begins the 501st.
+    All that leaves the hospital after training; an edge belongs to the bin above it, so 0.5 begins the 26th. The bins
+    are coarse so that most hold several patients; a bin of one still tells that there is such a patient.
     """
     scores = coefficients[0] + features @ coefficients[1:]
     chance = 1 / (1 + np.exp(-np.clip(scores, -500, 500)))
@@ -163,7 +169,9 @@ def tell_apart(first: np.ndarray, second: np.ndarray, *, seed: int = 0, ridge: f
     Parameters
     ----------
     first, second : ndarray, shape (patients, visits, codes)
-        Seen by their hospital alone: `LogisticSums` in every round and `count_scores` at the end are what crosses.
+        Of at least 20 patients each, so that 10 train. Seen by their hospital alone: `LogisticSums` in every round and
+        `count_scores` at the end are what crosses. Neither is a guarantee of privacy: there are more coefficients than
+        patients of a small hospital, and who keeps all rounds can solve for some of their rows.
     seed : int
         Of the halves.
     ridge : float
@@ -175,14 +183,20 @@ def tell_apart(first: np.ndarray, second: np.ndarray, *, seed: int = 0, ridge: f
         Rows classifier_auroc and classifier_accuracy (balanced: the mean over the two hospitals); columns measure,
         value, low, high (95 %: DeLong's on the logit scale, NaN where no score is out of place; Wilson's, combined),
         no_shift (0.5), noise (standard deviation without a shift), z, n_train, n_test, n_rounds.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 20 patients at either hospital.
     """
     parts = [require_visits("first", first), require_visits("second", second)]
     require_alike("second", parts[1], "first", parts[0])
     require_whole("seed", seed, least=0)
     described = [describe_patients(visits) for visits in parts]
     halves = [_halve(len(rows), seed, name) for rows, name in zip(described, ("first", "second"), strict=True)]
-    if min(len(half) for pair in halves for half in pair) == 0:
-        raise ValueError(f"expected at least 2 patients at either hospital, got {len(first)} and {len(second)}")
+    if min(len(train) for train, _ in halves) < FEWEST:
+        words = f"expected at least {2 * FEWEST} patients at either hospital, half of them to train"
+        raise ValueError(f"{words}, got {len(first)} and {len(second)}")
     n_train = sum(len(train) for train, _ in halves)
     ask = [
         _answer(rows[train], label, weight=n_train / 2 / len(train))
