@@ -14,19 +14,6 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Files whose tests start federations, kernels or servers: of several workers (`-n 2 --dist loadgroup`) they share one,
-# so that no two of these are at work at once.
-ON_ONE_WORKER = ("test_notebooks", "test_execute", "test_jupyterlab", "test_federation", "test_guard", "test_absence")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Keep the tests of a file on one worker: many share what takes long to make."""
-    for item in items:
-        group = "processes" if item.path.stem.startswith(ON_ONE_WORKER) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 # the same examples every time, and no judgement of how long one takes on a busy machine
 slow = [HealthCheck.too_slow]
 settings.register_profile("dqc", derandomize=True, deadline=None, database=None, suppress_health_check=slow)

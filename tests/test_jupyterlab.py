@@ -58,13 +58,12 @@ def find_port():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """JupyterLab on a copy of the notebook, with the sample cohort and the runs of this checkout; its address."""
+    """JupyterLab on a copy of the notebook, with the sample cohort and runs of its own: those of this checkout may
+    just be computed by another worker; its address."""
     root = tmp_path_factory.mktemp("lab")
-    (ROOT / "build").mkdir(exist_ok=True)
     (root / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / NOTEBOOK, root / "notebooks")
-    for name in ("data_samples", "build"):
-        (root / name).symlink_to(ROOT / name)
+    (root / "data_samples").symlink_to(ROOT / "data_samples")
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     hostile = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(HOSTILE_CODE)], metadata=kernel)
     nbformat.write(hostile, root / "notebooks" / "hostile.ipynb")

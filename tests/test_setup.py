@@ -152,7 +152,7 @@ def test_ci_runs_make_test():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     *_, last = script.read_text().splitlines()
-    assert last.startswith('make test ARGS="-n 2 --dist loadgroup --cov=dqc_lib --cov-branch ')
+    assert last.startswith('make test ARGS="-n 2 --dist loadfile --cov=dqc_lib --cov-branch ')
     assert last.endswith(' --cov-fail-under=95"')
 
 
