@@ -146,14 +146,14 @@ def test_it_holds_a_solution_to_its_exercise(name):
 def execution(tmp_path_factory):
     """All notebooks, executed: the folder of the gallery, and what the runner printed."""
     gallery = tmp_path_factory.mktemp("executed") / "gallery"
-    command = [sys.executable, str(FOLDER / "execute.py"), "--output", str(gallery)]
+    command = [sys.executable, str(FOLDER / "execute.py"), "--output", str(gallery), "--timeout", "900"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return gallery, done.stdout
 
 
 @pytest.mark.tutorial
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(2700)
 def test_every_notebook_runs_and_the_gallery_is_written(execution):
     gallery, said = execution
     rows = [[cell.strip() for cell in line.split("|")] for line in said.splitlines() if line.count("|") == 3]
@@ -167,7 +167,7 @@ def test_every_notebook_runs_and_the_gallery_is_written(execution):
 
 
 @pytest.mark.tutorial
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(2700)
 @pytest.mark.parametrize("width", [1400, 400])
 @pytest.mark.parametrize("name", ["index", *EXPECTED])
 def test_a_page_of_the_gallery_shows_its_figures_and_asks_the_network_for_nothing(
