@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import posixpath
 import struct
 import tokenize
@@ -18,6 +19,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 MAX_BYTES = 2 * 1024**3
 """Of a file unpacked; the published network and its optimizer take 36 MB."""
@@ -45,6 +48,7 @@ DAMAGES = (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, Sy
 DAMAGES += (LookupError, AttributeError, ArithmeticError, RuntimeError, OSError, EOFError)
 """What zipfile, json, h5py, NumPy and Keras raise on a file that is none of theirs, cut short or changed on purpose."""
 LONGEST_REASON = 300  # characters of what they say
+LONGEST_HEADER = 1024  # characters before the numbers of an array; ours have about 100
 
 
 class Refusal(Exception):
@@ -138,6 +142,20 @@ def open_archive(path: Path, *, parts: Collection[str] | None = None, max_bytes:
         archive.close()
         raise ValueError(f"{path}: {problem}")
     return archive
+
+
+def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Return an array of numbers, read only if its header claims just the bytes that there are."""
+    content = archive.read(f"{name}.npy")
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError(f"{name!r} is written in another version than 1.0")
+    shape, _, kind = np.lib.format.read_array_header_1_0(stream, max_header_size=LONGEST_HEADER)
+    claimed, there = math.prod(shape) * kind.itemsize, len(content) - stream.tell()
+    if not kind.hasobject and (claimed != there or kind.kind not in NUMBERS):  # objects are refused by NumPy itself
+        raise ValueError(f"{name!r} claims {claimed} bytes of {kind}, expected {there} of numbers")
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False, max_header_size=LONGEST_HEADER)
 
 
 def _check_config(config: Any) -> None:

@@ -13,9 +13,6 @@ et al. 2021, arXiv 2110.00218) and natural gradient lengths (Amari 1998, doi 10.
 
 from __future__ import annotations
 
-import io
-import math
-import zipfile
 from collections.abc import Hashable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from dqc_lib.checkpoints import NUMBERS, name_file, open_archive
+from dqc_lib.checkpoints import name_file, open_archive, read_array
 
 if TYPE_CHECKING:
     import keras
@@ -34,7 +31,6 @@ that none did would decide alone."""
 LEFT_OUT = 4
 """Parts (see `LogitProbe.parts`) left out of an update norm. With none, single good images stood at up to 8 times the
 limit in some cycles; with four none did, and inverted ones kept three quarters of their distance."""
-LONGEST_HEADER = 1024  # characters before the numbers of an array; ours have about 100
 
 
 class LogitProbe:
@@ -213,8 +209,8 @@ class GradientScale:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected the scale of a watched cycle")
         with open_archive(path) as archive, name_file(path, expected="the scale of a watched cycle"):
-            total, count, reference = (_read_array(archive, name) for name in ("total", "count", "reference"))
-            parts = _read_array(archive, "parts") if "parts.npy" in archive.namelist() else None
+            total, count, reference = (read_array(archive, name) for name in ("total", "count", "reference"))
+            parts = read_array(archive, "parts") if "parts.npy" in archive.namelist() else None
             if total.ndim != 1 or int(count) < 1 or not (parts is None or _fits(parts, total.size)):
                 raise ValueError("its parts do not fit each other")
             scale = cls(parts)
@@ -248,20 +244,6 @@ class GradientScale:
         if not folds:
             raise ValueError("no gradient of a good image has been added yet, so there is nothing to measure against")
         return sum(self._sums[fold] for fold in folds), sum(self._counts[fold] for fold in folds)
-
-
-def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """Return an array of numbers, read only if its header claims just the bytes that there are."""
-    content = archive.read(f"{name}.npy")
-    stream = io.BytesIO(content)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError(f"{name!r} is written in another version than 1.0")
-    shape, _, kind = np.lib.format.read_array_header_1_0(stream, max_header_size=LONGEST_HEADER)
-    claimed, there = math.prod(shape) * kind.itemsize, len(content) - stream.tell()
-    if not kind.hasobject and (claimed != there or kind.kind not in NUMBERS):  # objects are refused by NumPy itself
-        raise ValueError(f"{name!r} claims {claimed} bytes of {kind}, expected {there} of numbers")
-    stream.seek(0)
-    return np.lib.format.read_array(stream, allow_pickle=False, max_header_size=LONGEST_HEADER)
 
 
 def _fits(parts: np.ndarray, n_weights: int) -> bool:

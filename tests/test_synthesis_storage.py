@@ -47,8 +47,24 @@ def test_what_is_no_trained_arm_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"arm.npz: no such file; expected one of save_arm"):
         load_arm(path)
     path.write_bytes(b"PK")
-    with pytest.raises(ValueError, match="arm.npz: not a file of save_arm"):
+    with pytest.raises(ValueError, match="arm.npz: damaged .*; expected a zip archive"):
         load_arm(path)
     np.savez(path, note=np.array("{}"))
-    with pytest.raises(ValueError, match="arm.npz: not a file of save_arm"):
+    with pytest.raises(ValueError, match="arm.npz: damaged .*; expected a file of save_arm"):
+        load_arm(path)
+
+
+def test_weights_of_other_shapes_than_the_note_says_are_refused(tmp_path):
+    path = save_arm(train_arm("local", VISITS, schedule=SHORT), tmp_path / "arm.npz")
+    with np.load(path) as held:
+        arrays = dict(held)
+    np.savez(path, **arrays | {"1-3": arrays["1-3"][:-1]})
+    with pytest.raises(ValueError, match="arm.npz: damaged .*the weights of 'B' have other shapes"):
+        load_arm(path)
+
+
+def test_a_file_that_claims_too_much_is_not_unpacked(tmp_path, monkeypatch):
+    path = save_arm(train_arm("averaging", VISITS, schedule=SHORT), tmp_path / "arm.npz")
+    monkeypatch.setattr("dqc_lib.synthesis.storage.MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"arm.npz: \d+ bytes unpacked; expected at most 1000"):
         load_arm(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from hashlib import sha256
@@ -13,17 +12,18 @@ import numpy as np
 
 from dqc_lib.arguments import require_kind, require_path
 from dqc_lib.aside import write_aside
+from dqc_lib.checkpoints import name_file, open_archive, read_array
 from dqc_lib.networks import import_keras
-from dqc_lib.synthesis.arms import TrainedArm, TrainingSchedule, train_arm
+from dqc_lib.synthesis.arms import STAGES, TrainedArm, TrainingSchedule, train_arm
 from dqc_lib.synthesis.networks import Generator, GeneratorShape
 from dqc_lib.synthesis.records import require_hospitals
 from dqc_lib.synthesis.traffic import Traffic
 from dqc_lib.synthesis.training import LEARNING_RATE
 
-FORMAT = 2
+FORMAT = 3
 """Of files and of what a training does: another number trains anew, whatever lies in the folder."""
-STAGE_ARRAYS = 8
-"""Arrays of a stage: kernel and bias of four layers."""
+MOST_BYTES = 256 * 1024**2
+"""Of a file unpacked; five generators of these lessons take half a megabyte."""
 
 
 def save_arm(trained: TrainedArm, path: str | Path) -> Path:
@@ -39,27 +39,41 @@ def save_arm(trained: TrainedArm, path: str | Path) -> Path:
         for at, array in enumerate([*one.autoencoder, *one.temporal])
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_aside(path, lambda aside: np.savez(aside, note=np.array(json.dumps(note)), **arrays))
+    told = np.frombuffer(json.dumps(note).encode(), dtype=np.uint8)
+    return write_aside(path, lambda aside: np.savez(aside, note=told, **arrays))
 
 
 def load_arm(path: str | Path) -> TrainedArm:
-    """Return the trained arm of a file; a ValueError names the file if it is not one of `save_arm`."""
+    """Return the trained arm of a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, claims more than `MOST_BYTES`, or is not one of `save_arm`.
+    """
     path = require_path("path", path)
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected one of save_arm")
-    try:
-        with path.open("rb") as stream, np.load(stream) as held:  # on a damaged file NumPy leaves its own open
-            note = json.loads(str(held["note"]))
-            shape, generators = GeneratorShape(**note["shape"]), {}
-            for number, name in enumerate(note["generators"]):
-                arrays = [held[f"{number}-{at}"] for at in range(2 * STAGE_ARRAYS)]
-                generators[name] = Generator(shape, arrays[:STAGE_ARRAYS], arrays[STAGE_ARRAYS:])
+    with (
+        open_archive(path, max_bytes=MOST_BYTES) as archive,
+        name_file(path, expected="a file of save_arm"),
+    ):
+        note = json.loads(read_array(archive, "note").tobytes())
+        shape = GeneratorShape(**note["shape"])
+        layers = [layer for stage in STAGES for layer in shape.list_layers(stage)]
+        expected = [size for layer in layers for size in (layer.shape, layer.shape[1:])]
+        generators, half = {}, len(expected) // 2
+        for number, name in enumerate(note["generators"]):
+            arrays = [read_array(archive, f"{number}-{at}") for at in range(len(expected))]
+            if [array.shape for array in arrays] != expected:
+                raise ValueError(f"the weights of {name!r} have other shapes than {note['shape']} says")
+            generators[name] = Generator(shape, arrays[:half], arrays[half:])
         schedule, traffic = TrainingSchedule(**note["schedule"]), Traffic(**note["traffic"])
         return TrainedArm(
             note["arm"], schedule, generators, note["sizes"], traffic, note["n_steps"], note["seconds"]
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a file of save_arm ({type(error).__name__})") from None
 
 
 def train_or_load(
