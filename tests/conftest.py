@@ -101,7 +101,7 @@ def chromium():
         browser.close()
 
 
-def wait_until(page, expression, *, seconds=20):
+def wait_until(page, expression, *, seconds=60):
     """Return when the expression is true on the page, or fail with what it is."""
     end = time.monotonic() + seconds
     while not (found := page.evaluate(expression)):
