@@ -130,8 +130,9 @@ def build_sfcn(
     seed : int
         Of the initial weights and of dropout.
     precision : "float32" or "bfloat16"
-        What the layers compute in, see `PRECISIONS`. On CPUs with instructions for bfloat16 that took a quarter off the
-        time at the published width, and made a network of a quarter of it slower.
+        What the layers compute in, see `PRECISIONS`; where the first axis is down to two voxels they compute in float32
+        at either. On CPUs with instructions for bfloat16 that took a quarter off the time at the published width, and
+        made a network of a quarter of it slower.
 
     Returns
     -------
@@ -153,7 +154,7 @@ def build_sfcn(
         raise ValueError(f"learning_rate must be a finite number > 0, got {learning_rate!r}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {tuple(PRECISIONS)}, got {precision!r}")
-    filters, compute = _count_filters(width), {"dtype": PRECISIONS[precision]}
+    filters = _count_filters(width)
     seeds = iter(np.random.SeedSequence(seed).generate_state(8).tolist())
     normalization, dropout_layer = _layer_classes()
     volume = keras.Input((*shape, 1), name="volume")
@@ -162,6 +163,9 @@ def build_sfcn(
         kernel = 3 if block < len(filters) else 1
         start = keras.initializers.GlorotUniform(seed=next(seeds))
         options = {"padding": "same", "kernel_initializer": start, "name": f"conv{block}"}
+        # On CPUs with instructions for bfloat16, TensorFlow 2.21's gradient of filters of 3 voxels holds memory that
+        # nobody wrote (up to 1e37, or NaN) where the first axis has two voxels; so small a layer costs next to nothing.
+        compute = {"dtype": PRECISIONS["float32" if x.shape[1] == 2 else precision]}
         x = keras.layers.Conv3D(count, kernel, **options, **compute)(x)
         x = normalization(name=f"norm{block}", **compute)(x)
         if block < len(filters):

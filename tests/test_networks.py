@@ -252,15 +252,18 @@ def test_in_bfloat16_the_layers_compute_with_less_and_the_weights_keep_what_they
     images = make_batch()[0]
     recalibrate_normalization(model, [images])
     freeze_normalization(model)
-    kinds = {layer.compute_dtype for layer in model.layers if layer.name.startswith(("conv", "norm", "pool", "relu"))}
-    assert kinds == {"bfloat16"}
+    kinds = {layer.name: layer.compute_dtype for layer in model.layers}
+    whole = {"conv4", "norm4", "pool4", "relu4"} | {"volume", "average", "dropout", "flatten", "dense"}
+    assert kinds == {name: "float32" if name in whole else "bfloat16" for name in kinds}, "16 voxels are 2 before conv4"
     assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
     assert all(are_equal(model.get_weights()[:2], plain.get_weights()[:2])), "they start alike"
     snapshot = take_snapshot(model)
     losses, after = take_steps(model), read_variables(model)
-    restore_snapshot(model, snapshot)
-    assert take_steps(model) == losses
-    assert all(are_equal(read_variables(model), after))
+    assert all(np.isfinite(values).all() for values in after)
+    for _ in range(20):  # a gradient that holds memory nobody wrote differs now and then
+        restore_snapshot(model, snapshot)
+        assert take_steps(model) == losses
+        assert all(are_equal(read_variables(model), after))
     scores = model.predict_on_batch(images)
     assert scores.dtype == np.float32
     model.save(tmp_path / "model.keras")

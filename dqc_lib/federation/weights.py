@@ -142,11 +142,12 @@ class Start:
         squares_at = tuple(number for path, number in at.items() if path.endswith(("/moving_variance", "_velocity")))
         trained_at = tuple(at[variable.path] for variable in model.trainable_variables)
         convolutions = [layer for layer in model.layers if layer.name.startswith("conv")]
+        reduced = any("bfloat16" in layer.dtype_policy.name for layer in convolutions)
         design = {
             "shape": list(model.input_shape[1:4]),
             "width": [layer.filters for layer in convolutions],
             "dropout": model.get_layer("dropout").rate,
-            "precision": "bfloat16" if "bfloat16" in convolutions[0].dtype_policy.name else "float32",
+            "precision": "bfloat16" if reduced else "float32",
             "frozen": is_frozen(model),
         }
         return cls(design, arrays, rate_at, len(model.variables), trained_at, statistics_at, squares_at)
