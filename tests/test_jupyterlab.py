@@ -145,8 +145,11 @@ def test_a_reader_goes_from_the_centers_to_an_image(run_notebook):
     page.until(f"{find_figure('center-02, attempt by attempt')} !== undefined", seconds=60)
     assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count()
 
+    labels = "[...document.querySelectorAll('.widget-dropdown > label')]"
+    listed = f"{labels}.find((label) => label.textContent === 'image').parentElement.textContent"
+    before = page.evaluate(listed)
     choose(page, "center", "center-10")
-    page.until(f"{find_figure('center-10, attempt by attempt')} !== undefined")
+    page.until(f"{find_figure('center-10, attempt by attempt')} !== undefined && {listed} !== {json.dumps(before)}")
     images = list_options(page, "image")
     assert "(eliminated in cycle" in images[0], "what was flagged comes first"
     assert all("never flagged" in name for name in images[1:])
