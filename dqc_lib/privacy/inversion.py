@@ -56,10 +56,9 @@ def invert_gradient(kernel_gradient: np.ndarray, bias_gradient: np.ndarray) -> n
     >>> invert_gradient(np.outer(record, error), error)
     array([1., 0., 1.])
     """
-    kernel, bias = _check_gradients(kernel_gradient, bias_gradient)
-    products = np.vstack([kernel, bias]) * bias  # summed in one go, so that equal rows have equal sums
-    sums = products.sum(axis=1)
-    return sums[:-1] / sums[-1] if sums[-1] > 0 else np.full(len(kernel), math.nan)
+    gradient = _stack_gradients(kernel_gradient, bias_gradient)
+    sums = (gradient * gradient[-1]).sum(axis=1)  # in one go, so that equal rows have equal sums
+    return sums[:-1] / sums[-1] if sums[-1] > 0 else np.full(len(gradient) - 1, math.nan)
 
 
 def invert_record(kernel_gradient: np.ndarray, bias_gradient: np.ndarray) -> np.ndarray:
@@ -86,12 +85,9 @@ def invert_record(kernel_gradient: np.ndarray, bias_gradient: np.ndarray) -> np.
     >>> invert_record(np.outer(record, error), error).round(6) + 0.0
     array([1., 0., 1.])
     """
-    from scipy.linalg import svd
-
-    kernel, bias = _check_gradients(kernel_gradient, bias_gradient)
-    left, sizes, _ = svd(np.vstack([kernel, bias]), full_matrices=False)
+    left, sizes = _decompose(kernel_gradient, bias_gradient)
     if not sizes[0] > 0:
-        return np.full(len(kernel), math.nan)
+        return np.full(len(left) - 1, math.nan)
     told = max(left[:, 0], -left[:, 0], key=lambda signed: _find_level(signed)[0])  # a vector comes with either sign
     return told[:-1] / _find_level(told)[1]
 
@@ -115,13 +111,12 @@ def invert_visits(kernel_gradient: np.ndarray, bias_gradient: np.ndarray) -> np.
         Each once, in no order of time; empty where the span has more than `MOST_DIMENSIONS` dimensions, such as that of
         noise, or holds no corner.
     """
-    from scipy.linalg import qr, svd
+    from scipy.linalg import qr
 
-    kernel, bias = _check_gradients(kernel_gradient, bias_gradient)
-    basis, sizes, _ = svd(np.vstack([kernel, bias]), full_matrices=False)
+    basis, sizes = _decompose(kernel_gradient, bias_gradient)
     rank = int((sizes > ROUNDING * sizes[0]).sum())
     if not 0 < rank <= MOST_DIMENSIONS:
-        return np.zeros((0, len(kernel)), dtype=np.float32)
+        return np.zeros((0, len(basis) - 1), dtype=np.float32)
     basis = basis[:, :rank]
     told = qr(basis.T, pivoting=True)[2][:rank]  # the rows of the basis that best tell a point of the span
     corners = (np.arange(2**rank)[:, None] >> np.arange(rank)) & 1
@@ -243,10 +238,19 @@ def _compare(record: np.ndarray, found: np.ndarray) -> tuple[bool, float, float,
     return bool(right.all()), float(right.mean()), measure_jaccard(record, found), area, len(record)
 
 
-def _check_gradients(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _stack_gradients(kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Return the gradient of the kernel above that of the bias, (inputs + 1, units) in float64."""
     kernel, bias = np.asarray(kernel), np.asarray(bias)
     if kernel.ndim != 2 or bias.shape != kernel.shape[1:] or not kernel.size:
         raise ValueError(f"expected gradients of (inputs, units) and (units,), got {kernel.shape} and {bias.shape}")
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         raise ValueError("the gradients must be finite")
-    return kernel.astype(np.float64), bias.astype(np.float64)
+    return np.vstack([kernel, bias]).astype(np.float64)
+
+
+def _decompose(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the left singular vectors, as columns, and the singular values of both gradients, one above the other."""
+    from scipy.linalg import svd
+
+    left, sizes, _ = svd(_stack_gradients(kernel, bias), full_matrices=False)
+    return left, sizes
