@@ -21,13 +21,14 @@ PLAN = [
 class FailingCenters:
     """A model that is the list of the subjects it was trained on, and centers that fail when they are told to.
 
-    Each harmful subject in the model costs one false positive at every center. `faults` says whom which call, counted
-    from 0 over all calls, loses; those are back so many cycles later.
+    Each harmful subject in the model costs one false positive at every center, and has a large update norm; that of
+    "s2" lies just above the limit. The unit of norms depends on the model and on who is present. `faults` says whom
+    which call, counted from 0 over all calls, loses; those are back so many cycles later.
     """
 
     def __init__(self, *, harmful=(), faults=(), back=1):
         self.model, self.harmful, self.faults, self.back = [], set(harmful), dict(faults), back
-        self.calls, self.tried, self.out, self.asked, self.cycles = 0, [], {}, [], 0
+        self.calls, self.tried, self.out, self.asked, self.cycles, self.unit = 0, [], {}, [], 0, 1.0
 
     def _call(self, what, centers):
         at, self.calls = self.calls, self.calls + 1
@@ -44,7 +45,8 @@ class FailingCenters:
         self._call("train", [center])
         self.model = self.model + list(subjects)
         self.tried.append(tuple(subjects))
-        return Update(0.5, 100.0 if set(subjects) & self.harmful else 1.0)
+        norm = 100.0 if set(subjects) & self.harmful else 15.0 if "s2" in subjects else 1.0
+        return Update(0.5, norm / self.unit)
 
     def verify(self, asks, harmful=None):
         self._call("verify", self._present())
@@ -66,7 +68,8 @@ class FailingCenters:
 
     def adjust_unit(self):
         self._call("measure", self._present())
-        return 1.0
+        self.unit = 1 + len(self._present()) / 100 + len(self.model) / 1000
+        return self.unit
 
     def leave_out(self, centers):
         self.out |= dict.fromkeys(centers, self.cycles)
@@ -101,8 +104,14 @@ def test_a_fault_ends_the_run_unless_it_is_to_go_on_and_what_is_written_stays():
     with pytest.raises(CenterError, match="south: no answer to 'train'") as caught:
         run(engine, ledger, on_fault="stop")
     assert caught.value.centers == ("south",)
-    assert [row["subjects"] for row in ledger] == [["n1", "n2"], ["s1"]] and not ledger.presences
+    assert [row["subjects"] for row in ledger] == [["n1", "n2"], ["s1"]]
     assert engine.model == ["n1", "n2", "s1"], "the last accepted model"
+    (fault,) = ledger.presences
+    assert (fault.after, fault.center, fault.present) == (2, "south", True), "who ended the run, and is counted on"
+    assert fault.reason == "south: no answer to 'train'"
+    whole, _ = run(FailingCenters())
+    found, _ = run(FailingCenters(), ledger, on_fault="stop")
+    assert [row for row in list_rows(found) if row[1]] == list_rows(whole) and found.presences == (fault,)
 
 
 def test_a_word_for_what_to_do_that_is_none_is_refused():

@@ -115,7 +115,8 @@ class Ledger:
         self._rows.append(checked)
 
     def note_presence(self, *, cycle: int, stage: str, center: str, present: bool, reason: str = "") -> None:
-        """Write down that a center cannot take part from here on, and why, or that it can again; see `Presence`.
+        """Write down that a center cannot take part from here on, and why, or that it can again, or that the run ends
+        for its fault; see `Presence`.
 
         Raises
         ------
@@ -139,7 +140,8 @@ class Ledger:
 
     @property
     def presences(self) -> tuple[Presence, ...]:
-        """Which centers could not take part, and since when or until when; none where all did throughout."""
+        """Which centers could not take part, and since when or until when, and whose faults ended the run for a time;
+        none where all took part throughout."""
         return tuple(self._presences)
 
     def __len__(self) -> int:
@@ -172,7 +174,7 @@ class Ledger:
         decisions = Counter(row["decision"] for row in self._rows)
         counts = ", ".join(f"{decisions[name]} {name}" for name in DECISIONS if decisions[name])
         where = "in memory" if self.path is None else html.escape(self.path.name)
-        missed = len({presence.center for presence in self._presences})
+        missed = len({presence.center for presence in self._presences if not presence.present})
         parts = [counts] if counts else []
         parts += [f"{missed} {'center' if missed == 1 else 'centers'} absent for a time"] if missed else []
         return f"<b>Ledger</b> {where}: {len(self)} attempts" + (f" ({'; '.join(parts)})" if parts else "")

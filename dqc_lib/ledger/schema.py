@@ -61,7 +61,7 @@ def check_row(row: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Presence:
-    """A center that could not take part from here on, or could again.
+    """A center that could not take part from here on, or could again, or whose fault ended the run here for a time.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Presence:
     center : str
     present : bool
     reason : str
-        What kept it away; empty when it is back.
+        What kept it away, or ended the run; empty when it is back.
     """
 
     after: int
@@ -98,8 +98,8 @@ def check_presence(after: int, row: dict[str, Any]) -> Presence:
         raise ValueError(f"keys are {', '.join(map(str, row))}; expected {', '.join(PRESENCE[1:])}")
     if not isinstance(row["present"], bool):
         raise TypeError(f"present is {show_value(row['present'])}; expected True or False")
-    if not isinstance(row["reason"], str) or not is_writable(row["reason"]) or bool(row["reason"]) is row["present"]:
-        raise TypeError(f"reason is {show_value(row['reason'])}; expected a text, empty for a center that is present")
+    if not isinstance(row["reason"], str) or not is_writable(row["reason"]) or not (row["reason"] or row["present"]):
+        raise TypeError(f"reason is {show_value(row['reason'])}; expected a text, empty for a center that is back")
     cycle, stage, center = (_check_value(name, row[name]) for name in ("cycle", "stage", "center"))
     return Presence(after, cycle, stage, center, row["present"], row["reason"])
 

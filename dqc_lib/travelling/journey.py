@@ -25,8 +25,9 @@ class Reading:
 @dataclass
 class Journey:
     """What the loop carries along: the parties, the books, a copy of the last accepted model and its counts (None: not
-    copied, not verified), whether the model has moved since the unit of the norms was measured, who is absent, and the
-    attempts and absences that the ledger has of a run that was cut short and the model has not."""
+    copied, not verified), whether the model has moved since the unit of the norms was measured, whether others are
+    present than measured it, who is absent, and the attempts and absences that the ledger has of a run that was cut
+    short and the model has not."""
 
     engine: Engine
     rule: Rule
@@ -40,6 +41,7 @@ class Journey:
     saved: Any = None
     accepted: Reading | None = None
     moved: bool = True
+    regrouped: bool = False
     cycle: int = 0
     decisions: Counter = field(default_factory=Counter)
     absent: set[str] = field(default_factory=set)
@@ -55,9 +57,9 @@ class Journey:
         return Reading(counts, self.engine.exact)
 
     def adjust_unit(self) -> None:
-        """Have the unit of update norms measured on the model as it stands."""
+        """Have the unit of update norms measured on the model as it stands, by all who are present."""
         self.engine.adjust_unit()
-        self.moved = False
+        self.moved = self.regrouped = False
 
     def insist(self, act: Callable[[], Outcome]) -> Outcome:
         """Return what something comes to that asks all centers, without those who cannot answer."""
@@ -68,8 +70,12 @@ class Journey:
                 self.go_on_without(error)
 
     def go_on_without(self, error: CenterError) -> None:
-        """Leave out the centers that could not take part; raise the error if that is not wanted or cannot be."""
+        """Leave out the centers that could not take part; raise the error if that is not wanted or cannot be. Either
+        way the ledger says so."""
         lost = [center for center in error.centers if center not in self.absent]
+        if not self.goes_on:
+            for center in lost:
+                self._note(center, present=True, reason=str(error))
         if not (self.goes_on and lost):
             raise error
         if self.written:
@@ -116,13 +122,15 @@ class Journey:
         return missed
 
     def _set_presence(self, center: str, *, present: bool) -> None:
+        if present is (center not in self.absent):
+            return  # its fault ended the run, which goes on with it
         if present:
             self.absent.discard(center)
             self.engine.take_back([center])
         else:
             self.absent.add(center)
             self.engine.leave_out([center])
-        self.accepted = None  # its counts are of other subjects than those to come
+        self.accepted, self.regrouped = None, True  # counts and unit are of other subjects than those to come
 
     def _note(self, center: str, *, present: bool, reason: str = "") -> None:
         self.ledger.note_presence(cycle=self.cycle, stage=self.stage, center=center, present=present, reason=reason)

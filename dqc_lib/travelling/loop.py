@@ -65,9 +65,10 @@ def travel(
         Verify again what the ledger has counts of. That is not needed where verification looks at every image; one that
         foresees goes by what it has seen before.
     on_fault : "stop" or "continue"
-        What becomes of a center that cannot take part: its error ends the run, which can be resumed; or the model
-        travels on without it. Then it is asked again as each cycle begins, its revisits are put off, error rates are of
-        the verification subjects of those who are present, and the ledger says who was absent, since when and why.
+        What becomes of a center that cannot take part: its error, which the ledger holds, ends the run, which can be
+        resumed; or the model travels on without it. Then it is asked again as each cycle begins, its revisits are put
+        off, error rates and the unit of update norms are of the verification subjects of those who are present, and the
+        ledger says who was absent, since when and why.
     after_cycle : callable, optional
         Called with the number of each finished cycle, and the counts of the model where they are known, else None.
     progress : bool
@@ -231,6 +232,8 @@ def _attempt(journey: Journey, center: str, subjects: tuple[str, ...], *, level:
         if center in journey.absent:
             return None
         try:
+            if journey.regrouped:  # at once, so that a run cut short here goes on in the same unit
+                journey.adjust_unit()
             return _take_attempt(journey, center, subjects, level=level, rejected=rejected)
         except CenterError as error:
             if journey.saved is not None:
