@@ -203,7 +203,7 @@ def test_the_unit_of_norms_is_the_same_to_the_last_digit_whichever_site_answers_
         def ask_all(self, sites, name, **arguments):
             return {site: answers[name](site) for site in self.order}
 
-    start = Start({}, (np.zeros(1, np.float32), np.float32(0.1)), 1, 1, trained_at=(0,), statistics_at=())
+    start = Start({}, (np.zeros(1, np.float32), np.float32(0.1)), 1, 1, 1, trained_at=(0,), statistics_at=())
     engines = [RemoteCenters(HastyLink(order), start, scale=b"scale", reference=1.0) for order in permutations(sums)]
     assert {engine.adjust_unit() for engine in engines} == {math.exp((0.1 + 0.2 + 0.3) / 3)}
 
@@ -347,6 +347,28 @@ def test_mean_squares_below_zero_are_refused_before_another_center_steps_on_them
     assert engine.snapshot() is before
 
 
+@pytest.mark.parametrize("taken", [0, 2, -1])
+def test_weights_that_count_other_steps_are_refused_before_another_center_divides_by_them(
+    remote, cohort, start, taken
+):
+    engine, link = remote
+    center, subjects = next(iter(group_by_center(cohort).items()))
+    before = engine.snapshot()
+
+    def falsify(answer):
+        arrays = [array.copy() for array in start.layout.unpack(answer["weights"])]
+        arrays[start.steps_at] += taken - 1
+        return answer | {"weights": start.layout.pack(arrays)}
+
+    link.falsify = {("site-1", "train"): falsify}
+    try:
+        with pytest.raises(CenterError, match=f"center {center!r}: the weights come back {taken} steps on, expected 1"):
+            engine.train(center, subjects[:2])
+    finally:
+        link.falsify = {}
+    assert engine.snapshot() is before
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_that_cannot_be_used_is_refused_by_the_name_of_its_center_and_leaves_the_model(remote, cohort, name):
     engine, link = remote
@@ -447,6 +469,29 @@ def test_a_unit_that_cannot_be_is_refused_by_the_name_of_its_center(start, parts
     assert cohort.centers[0] in caught.value.place
 
 
+@pytest.mark.parametrize("falsify", [lambda answer: {}, lambda answer: answer | {"elsewhere": [0.0, 1]}])
+def test_a_unit_is_measured_by_all_centers_of_a_site_and_no_others(start, parts, calibrated, falsify):
+    engine, link = open_remote(start, parts, scale=calibrated[0])
+    link.falsify = {("site-2", "measure"): falsify}
+    with pytest.raises(CenterError, match="site-2: expected sums of logarithms of .*, came those of"):
+        engine.adjust_unit()
+
+
+def test_a_site_without_verification_subjects_trains_and_is_judged_by_the_others(cohort, start, calibrated):
+    table = cohort.table
+    lone = table["center"] == cohort.centers[-1]
+    short = Cohort(table[~lone | (table["role"] == "train")], SAMPLES)
+    parts = {"site-1": short.select(centers=short.centers[:-1]), "site-2": short.select(centers=short.centers[-1:])}
+    scale, rule = calibrated
+    for judged, options in ((PublishedRule(tolerance=0.03), {}), (rule, {"scale": scale})):
+        engine, _ = open_remote(start, parts, **options)
+        ledger, _ = travel(engine, plan(short), rule=judged, revisit_after=1, progress=False)
+        expected, _ = run_locally(short, start, judged, **options)
+        compare(ledger, expected)
+        assert short.centers[-1] in {row["center"] for row in ledger}
+        assert any(row["fp"] is not None for row in ledger), "somebody was asked to verify"
+
+
 def test_a_site_that_answers_for_centers_it_does_not_hold_is_refused(remote):
     engine, link = remote
     link.falsify = {("site-2", "verify"): lambda answer: answer | {"elsewhere": [0, 1, 0, 1, None]}}
@@ -467,7 +512,8 @@ def test_two_sites_cannot_hold_the_same_center(start, parts):
 def test_a_start_is_read_back_as_it_was_written(start, tmp_path):
     start.save(tmp_path / "start.npz")
     read = Start.load(tmp_path / "start.npz")
-    assert (read.design, read.rate_at) == (start.design, start.rate_at)
+    assert (read.design, read.rate_at, read.steps_at) == (start.design, start.rate_at, start.steps_at)
+    assert start.build().optimizer.iterations.path.endswith("iteration") and start.arrays[start.steps_at].shape == ()
     assert read.n_variables == start.n_variables == len(start.build().variables)
     assert Layout.of(read.arrays) == Layout.of(start.arrays)
     for mine, theirs in zip(Start.of(read.build()).arrays, start.arrays, strict=True):
@@ -547,6 +593,9 @@ def test_what_was_not_sent_is_not_counted(start, parts):
     engine.missing["site-2"] = SiteError(["site-2"], "did not open")
     with pytest.raises(CenterError, match="did not open"):
         engine.verify()
+    center = parts["site-2"].centers[0]
+    with pytest.raises(CenterError, match="did not open"):
+        engine.train(center, list(engine.centers[center].train[:1]))
     assert [row["call"] for row in engine.traffic] == ["open"]
 
 

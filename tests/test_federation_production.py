@@ -135,6 +135,7 @@ def test_a_site_answers_calls_that_tell_of_single_persons_only_where_its_own_fil
         client._site, client._pretrains = Site(), may_pretrain(tmp_path)
         assert client.sum_squares(b"", ["sub-1"]) == answer
         assert client.verify(b"", False) == {"answer": "counts"}
+        assert client.verify(b"", True) == (answer if "fault" in answer else {"answer": "counts"}), "a sum of losses"
     for note in ({"pretraining": "yes"}, {"pretraining": 1}, {"pretraining": False}):
         (tmp_path / "dqc.json").write_text(json.dumps(note))
         assert not may_pretrain(tmp_path)

@@ -96,7 +96,7 @@ def task(study, rule):
 def untrained():
     """A task that nobody runs."""
     arrays = (np.zeros(3, np.float32), np.float32(1e-3))
-    start = Start({"shape": [4, 4, 4]}, arrays, rate_at=1, n_variables=1, trained_at=(0,), statistics_at=())
+    start = Start({"shape": [4, 4, 4]}, arrays, rate_at=1, steps_at=1, n_variables=1, trained_at=(0,), statistics_at=())
     return Task(start, CalibratedRule(2.5), [1e-3, 5e-4], scale=b"scale")
 
 
@@ -127,7 +127,7 @@ def wait_for(true):
 
 def count_rows(folder):
     path = folder / "ledger.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return path.read_bytes().count(b'"decision"') if path.exists() else 0  # the other lines are about presence
 
 
 def list_left(folder):
@@ -504,6 +504,9 @@ def test_a_site_that_dies_stops_the_run_which_names_it_and_keeps_what_there_is(t
     assert "CenterError: site-2: no answer to" in said, said
     assert f"{count_rows(folder)} attempts" in said and str(folder / "flare.log") in said
     assert count_rows(folder) >= 1 and not list_left(folder)
+    presences = Ledger.read(folder / "ledger.jsonl").list_presences()
+    assert presences["present"].all() and presences["reason"].str.startswith("site-2: no answer to").all()
+    assert presences["center"].tolist() == read_bids(sites["site-2"]).centers, "the ledger says who ended the run"
 
 
 @on_flare
@@ -610,6 +613,21 @@ def test_a_center_that_no_site_holds_is_put_down_as_absent(task, sites, tmp_path
         presences = FederatedRun.read(folder).presences
         assert presences["center"].tolist() == lost and not presences["present"].any()
         assert set(presences["reason"]) == {words} and set(presences["after"]) == {0}
+
+
+def test_a_run_that_began_without_a_site_goes_on_with_the_same_plan_also_when_faults_are_to_stop_it(
+    task, sites, tmp_path
+):
+    write_task(tmp_path, task, Terms(list(sites), on_fault="continue"))
+    with pytest.raises(CenterError):
+        conduct(tmp_path, lambda terms: SiteLink(sites, terms, tmp_path, rows=3, silent=["site-2"]))
+    begun = Ledger.read(tmp_path / "ledger.jsonl").to_frame()
+    write_task(tmp_path, task, Terms(list(sites), on_fault="stop"))
+    conduct(tmp_path, lambda terms: SiteLink(sites, terms, tmp_path))
+    run = FederatedRun.read(tmp_path)
+    pd.testing.assert_frame_equal(run.ledger.head(len(begun)), begun)
+    assert len(run.ledger) > len(begun) == 3 and (tmp_path / "end.npz").exists()
+    assert not set(run.ledger["center"]) & set(read_bids(sites["site-2"]).centers)
 
 
 def test_a_center_of_the_task_that_no_site_holds_ends_a_run_that_is_to_stop(task, sites, tmp_path):

@@ -121,12 +121,14 @@ def _read_count(center: str, numbers: Any, declared: Declared, *, loss: bool) ->
 
 
 def read_measures(site: str, answer: Any, declared: Mapping[str, Declared]) -> tuple[float, int]:
-    """Return the sum of logarithms over the centers of a site, and how many images it is of."""
+    """Return the sum of logarithms over the centers of a site that verify, and how many images it is of."""
+    expected = {name for name, of in declared.items() if of.site == site and of.n_neg + of.n_pos}
     _check_kind(site, answer, Mapping, "sums of logarithms by center")
+    if set(answer) != expected:
+        came = sorted(map(str, answer))
+        raise SiteError([site], f"expected sums of logarithms of {sorted(expected)}, came those of {came}")
     total, n = 0.0, 0
     for center, numbers in answer.items():
-        if center not in declared or declared[center].site != site:
-            raise SiteError([site], f"answers for {center!r}, which it does not hold")
         pair = isinstance(numbers, list | tuple) and len(numbers) == 2
         if not pair or not _is_finite(numbers[0]) or not _is_count(numbers[1]):
             raise refuse(center, f"expected a sum of logarithms and a number of images, came {numbers!r}")

@@ -205,15 +205,18 @@ class RemoteCenters:
         subjects, declared = list(subjects), self.centers[center]
         self._first_size = self._first_size or len(subjects)
         weights = self._layout.pack(self.arrays)
-        self._count("train", calls=1, out=len(weights))
         options = {"center": center, "subjects": subjects, "alone": alone, "sizes": [self._first_size]}
         with self._naming_centers():
             if declared.site in self.missing:
                 raise self.missing[declared.site]
+            self._count("train", calls=1, out=len(weights))
             answer = self._link.ask(declared.site, "train", weights=weights, **options)
         arrays, update = read_step(center, answer, self._layout, squares_at=self._start.squares_at)
         if arrays[self._rate_at] != self.arrays[self._rate_at]:
             raise refuse(center, "the weights come back with another learning rate")
+        taken = arrays[self._start.steps_at] - self.arrays[self._start.steps_at]
+        if taken != 1:  # Adam's next step divides by what this comes to, at another center
+            raise refuse(center, f"the weights come back {taken} steps on, expected 1")
         if self._scale is not None and update.norm is None:
             raise refuse(center, "expected an update norm, came none")
         self._count("train", back=len(answer["weights"]))

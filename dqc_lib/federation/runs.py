@@ -287,7 +287,7 @@ def _read_on(path: Path, at: int) -> tuple[int, list[dict[str, Any]]]:
 
 def _explain(folder: Path) -> Exception:
     """Return the error that says what ended the run, and what is kept."""
-    n = (folder / LEDGER).read_bytes().count(b"\n") if (folder / LEDGER).exists() else 0
+    n = sum("decision" in row for row in _read_on(folder / LEDGER, 0)[1])  # the others are about presence
     kept = f"{n} attempts and the models of {len(list(folder.glob('cycle-*.npz')))} cycles are kept in {folder}"
     advice = f"{kept}, where the run goes on when it is started again; FLARE's log is {folder / LOG}"
     if find_spec("nvflare") is None:

@@ -60,12 +60,14 @@ def _travel(folder: Path, connect: Callable[[Terms], Link]) -> None:
     behind = list(takewhile(lambda number: model_path(folder, number).exists(), numbers))
     start = Start.load(model_path(folder, behind[-1])) if behind else task.start
     patient = terms.on_fault == "continue"
-    options = {"batch_size": task.batch_size, "declared": _read_declared(folder), "patient": patient}
+    declared = _read_declared(folder)
+    options = {"batch_size": task.batch_size, "declared": declared, "patient": patient}
     link = ClockedLink(connect(terms))
     engine = RemoteCenters(link, start, **options, **_read_scale(task))
     session.watch(engine, link)
     _check_parties(engine)
-    cycles = _plan(task, engine, patient=patient)
+    # who was not there when the run began is not in its plan, whatever is to become of faults from here on
+    cycles = _plan(task, engine, patient=patient or declared is not None)
     write_json(folder / DECLARED, {center: asdict(of) for center, of in engine.centers.items()})
     ledger = Ledger(folder / LEDGER)
     _note_missing(task, engine, ledger)

@@ -48,7 +48,7 @@ def compare_traffic(traffic: Sequence[Mapping[str, Any]], start: Start, *, n_sit
     Examples
     --------
     >>> import numpy as np
-    >>> start = Start({}, (np.zeros(250_000, np.float32), np.float32(0.1)), 1, 1, trained_at=(0,), statistics_at=())
+    >>> start = Start({}, (np.zeros(250_000, np.float32), np.float32(0.1)), 1, 1, 1, trained_at=(), statistics_at=())
     >>> traffic = [{"cycle": 1, "call": "train", "calls": 2, "out": 6_000_000, "back": 6_000_000}]
     >>> compare_traffic(traffic, start, n_sites=3)
        cycle                 call  calls  out_mb  back_mb

@@ -99,6 +99,8 @@ class Start:
         The variables of the model and then of its optimizer.
     rate_at : int
         Which of them is the learning rate.
+    steps_at : int
+        Which of them counts the steps taken: Adam divides by what it comes to.
     n_variables : int
         How many of them, the first ones, are the model's own: all that is needed to look at images. With Adam they are
         a third of the bytes, and a little.
@@ -113,6 +115,7 @@ class Start:
     design: dict
     arrays: Arrays
     rate_at: int
+    steps_at: int
     n_variables: int
     trained_at: tuple[int, ...]
     statistics_at: tuple[tuple[int, int], ...]
@@ -136,7 +139,10 @@ class Start:
         variables = [*model.variables, *model.optimizer.variables]
         arrays = list_arrays(model)
         at = {variable.path: number for number, variable in enumerate(variables)}
-        rate_at = next(number for path, number in at.items() if path.endswith("learning_rate"))
+        rate_at, steps_at = (
+            next(number for path, number in at.items() if path.endswith(name))
+            for name in ("learning_rate", "iteration")
+        )
         means = [path for path in at if path.endswith("/moving_mean")]
         statistics_at = tuple((at[path], at[path.removesuffix("mean") + "variance"]) for path in means)
         squares_at = tuple(number for path, number in at.items() if path.endswith(("/moving_variance", "_velocity")))
@@ -150,7 +156,7 @@ class Start:
             "precision": "bfloat16" if reduced else "float32",
             "frozen": is_frozen(model),
         }
-        return cls(design, arrays, rate_at, len(model.variables), trained_at, statistics_at, squares_at)
+        return cls(design, arrays, rate_at, steps_at, len(model.variables), trained_at, statistics_at, squares_at)
 
     def build(self) -> keras.Model:
         """Return the model."""
@@ -162,7 +168,7 @@ class Start:
 
     def save(self, path: Path) -> None:
         """Write it to an `.npz` file."""
-        places = ("rate_at", "n_variables", "trained_at", "statistics_at", "squares_at")
+        places = ("rate_at", "steps_at", "n_variables", "trained_at", "statistics_at", "squares_at")
         note = json.dumps({"design": self.design} | {name: getattr(self, name) for name in places})
         arrays = {f"array-{number:03d}": array for number, array in enumerate(self.arrays)}
         write_aside(Path(path), lambda aside: np.savez(aside, note=np.array(note), **arrays))
@@ -175,7 +181,8 @@ class Start:
             arrays = tuple(archive[name] for name in sorted(archive.files) if name != "note")
         statistics_at = tuple((mean_at, variance_at) for mean_at, variance_at in note["statistics_at"])
         trained_at, squares_at = tuple(note["trained_at"]), tuple(note["squares_at"])
-        return cls(note["design"], arrays, note["rate_at"], note["n_variables"], trained_at, statistics_at, squares_at)
+        numbers = (note[name] for name in ("rate_at", "steps_at", "n_variables"))
+        return cls(note["design"], arrays, *numbers, trained_at, statistics_at, squares_at)
 
 
 def build_design(design: dict) -> keras.Model:

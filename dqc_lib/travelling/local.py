@@ -201,6 +201,8 @@ class LocalCenters:
         say), and unless every image is to be looked at (see `verifying`), looking ends when that is settled or
         everything can be foreseen; what was not looked at is counted as foreseen.
         """
+        if not self.verification:  # a part of a cohort may hold training subjects alone
+            return {}
         if self._reach is None or harmful is None or "loss" in asks or self._outlook is None:
             self._look_at_all()
         elif not self.exact:
