@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from functools import partial
 from zlib import crc32
 
 import numpy as np
@@ -235,7 +235,7 @@ def write_harmful(
         If the folder holds another cohort, other harm, any other file or a damaged table; if a mark is not one of
         `describe_harm`; if no subject is harmful or one is not named "sub-...", `maximum` is not positive and finite,
         an image is negative somewhere, or harming leaves it without contrast. Nothing is written before arguments,
-        marks, names and folder are checked.
+        marks, names, folder and images are checked.
     """
     require_kind("cohort", cohort, Cohort, such_as="place_harm gives")
     require_whole("seed", seed, least=0)
@@ -256,16 +256,18 @@ def write_harmful(
         "diagnosis": {table.at[row, "subject"]: int(table.at[row, "diagnosis"]) for row in rows},
         "source": {table.at[row, "subject"]: fingerprint_file(table.at[row, "path"]) for row in rows},
     }
-    claim_folder(root, "harm.json", wanted, of="harm")
     there = (root / "participants.tsv").exists()
+    harm = partial(_harm_image, seed=seed, maximum=maximum)
+    if not there:  # before the folder is claimed for these files: one of them may have to be mended
+        for row in rows:
+            harm(table.at[row, "path"], *marks[row], subject=table.at[row, "subject"])
+    claim_folder(root, "harm.json", wanted, of="harm")
     for done, row in enumerate(rows, start=1):
         (kind, strength), subject = marks[row], table.at[row, "subject"]
         path = root / subject / "anat" / f"{subject}_T1w.nii.gz"
         if not there:
-            stream = np.random.SeedSequence([seed, crc32(subject.encode())])
-            _write_image(
-                table.at[row, "path"], path, kind, strength=strength, seed=stream, maximum=maximum, subject=subject
-            )
+            array, affine = harm(table.at[row, "path"], kind, strength, subject=subject)
+            write_volume(path, array, affine=affine)
         table.at[row, "path"] = str(path)
         if not HARMS[kind].image:
             table.at[row, "diagnosis"] = flip_label(table.at[row, "diagnosis"])
@@ -275,15 +277,17 @@ def write_harmful(
     return cohort.replace(table)
 
 
-def _write_image(
-    source: str, path: Path, kind: str, *, strength: float, seed, maximum: float | None, subject: str
-) -> None:
+def _harm_image(
+    source: str, kind: str, strength: float, *, seed: int, maximum: float | None, subject: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the harmed image of a subject and its affine, or say why it cannot be harmed."""
     volume = read_volume(source, subject=subject)
     top = _find_maximum(volume.array, subject=subject) if maximum is None else maximum
-    array = apply_harm(volume.array, kind, strength=strength, seed=seed, maximum=top)
+    stream = np.random.SeedSequence([seed, crc32(subject.encode())])
+    array = apply_harm(volume.array, kind, strength=strength, seed=stream, maximum=top)
     if array.min() == array.max():
         raise ValueError(f"subject {subject!r}: {kind!r} at strength {strength:g} leaves an image without contrast")
-    write_volume(path, array, affine=volume.affine)
+    return array, volume.affine
 
 
 def _find_maximum(array: np.ndarray, *, subject: str) -> float:

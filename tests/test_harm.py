@@ -460,6 +460,18 @@ def test_harm_that_leaves_no_contrast_is_refused_by_subject(good, tmp_path):
     assert not (tmp_path / "dirty" / "participants.tsv").exists()
 
 
+def test_an_image_that_could_not_be_harmed_is_mended_and_the_same_folder_taken(good, tmp_path):
+    marked = place_harm(good, kind="inversion", centers=["A"])
+    path = marked.table.query("subject == 'sub-A1'")["path"].iloc[0]
+    image = read_volume(path).array.astype(np.float32)
+    write_volume(path, image - 100, affine=np.eye(4))
+    with pytest.raises(ValueError, match="subject 'sub-A1': expected intensities from 0 up, came -100"):
+        write_harmful(marked, tmp_path / "dirty")
+    assert not (tmp_path / "dirty").exists()
+    write_volume(path, image, affine=np.eye(4))
+    assert len(write_harmful(marked, tmp_path / "dirty").harmful) == 2
+
+
 def test_nothing_is_written_where_marks_or_folder_are_wrong(good, tmp_path):
     marked = place_harm(good, kind="inversion", centers=["A"])
     write_bids(good, tmp_path / "taken")

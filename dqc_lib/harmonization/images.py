@@ -73,7 +73,8 @@ def harmonize_images(
     ------
     FileExistsError, ValueError
         If the folder holds anything else or its table is damaged; if a step is unknown or there is none, a subject is
-        not named "sub-...", or an image is negative somewhere or without contrast, which is named.
+        not named "sub-...", or an image is negative somewhere or without contrast, which is named. Nothing is written
+        before all images are checked.
     """
     require_kind("cohort", cohort, Cohort, such_as="read_cohort gives")
     asked = require_names("steps", steps)
@@ -87,11 +88,13 @@ def harmonize_images(
     training = table["subject"][table["role"] == "train"] if "role" in table else table["subject"]
     wanted["training"] = sorted(training)
     wanted["source"] = {row.subject: fingerprint_file(row.path) for row in table.itertuples()}
-    claim_folder(root, NOTE, wanted, of="harmonized images")
+    sources = table.set_index("subject")["path"].to_dict()
     there = (root / "participants.tsv").exists()
+    if not there:  # before the folder is claimed for these files: one of them may have to be mended
+        _for_each(partial(_measure_image, sources), list(sources))
+    claim_folder(root, NOTE, wanted, of="harmonized images")
     table["path"] = [str(root / name / "anat" / f"{name}_T1w.nii.gz") for name in table["subject"]]
     if not there:
-        sources = cohort.table.set_index("subject")["path"].to_dict()
         _write_images(cohort.replace(table), sources, root, wanted, progress=progress)
     else:
         update_bids(Cohort(table, root), root)  # what it says of the subjects may have been corrected
@@ -131,6 +134,11 @@ def _for_each(work: Callable[[str], object], subjects: list[str], *, progress=No
     return results
 
 
+def _measure_image(paths: Mapping[str, str], subject: str) -> np.ndarray:
+    """Return the landmarks of a subject's image, or say why it cannot be harmonized."""
+    return _name_culprit(subject, measure_landmarks, read_volume(paths[subject], subject=subject).array)
+
+
 def _correct_image(sources: Mapping[str, str], targets: Mapping[str, str], subject: str) -> None:
     if not Path(targets[subject]).exists():
         volume = read_volume(sources[subject], subject=subject)
@@ -141,11 +149,8 @@ def _correct_image(sources: Mapping[str, str], targets: Mapping[str, str], subje
 def _find_standard(cohort: Cohort, paths: Mapping[str, str], training: set[str]) -> IntensityStandard:
     """Return the standard of the training images, each center sending its summary."""
     chosen = cohort.table[cohort.table["subject"].isin(training)]
-
-    def measure(subject: str) -> np.ndarray:
-        return _name_culprit(subject, measure_landmarks, read_volume(paths[subject], subject=subject).array)
-
-    marks = dict(zip(chosen["subject"], _for_each(measure, list(chosen["subject"])), strict=True))
+    measured = _for_each(partial(_measure_image, paths), list(chosen["subject"]))
+    marks = dict(zip(chosen["subject"], measured, strict=True))
     homes = chosen.groupby("center", sort=False)["subject"]
     return combine_landmarks({center: summarize_landmarks(marks[name] for name in names) for center, names in homes})
 
