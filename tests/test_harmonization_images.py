@@ -307,6 +307,18 @@ def test_an_image_that_cannot_be_harmonized_is_named(tmp_path):
         harmonize_images(cohort, tmp_path / "even")
 
 
+def test_an_image_that_could_not_be_harmonized_is_mended_and_the_same_folder_taken(tmp_path):
+    cohort = write_cohort(tmp_path / "raw", arrays=lambda array: array.astype(np.float32))
+    path = cohort.table.at[7, "path"]
+    good = read_volume(path).array
+    write_volume(path, good - 50, affine=AFFINE)
+    with pytest.raises(ValueError, match="subject 'sub-7': expected intensities from 0 up"):
+        harmonize_images(cohort, tmp_path / "even", steps=["intensity"])
+    assert not (tmp_path / "even").exists()
+    write_volume(path, good, affine=AFFINE)
+    assert len(harmonize_images(cohort, tmp_path / "even", steps=["intensity"])) == 8
+
+
 def test_a_name_that_no_bids_folder_can_hold_is_refused(tmp_path):
     cohort = write_cohort(tmp_path / "raw")
     named = cohort.table.assign(subject=["../out", *cohort.table["subject"][1:]])
@@ -367,6 +379,21 @@ def test_nothing_of_the_test_subjects_goes_into_a_fit_on_training_subjects(confo
     )
     others = whole["fold"].eq(0) & whole["subject"].ne(held.iloc[0])
     np.testing.assert_allclose(again.loc[others, "score"], whole.loc[others, "score"])
+
+
+def test_the_labels_of_test_subjects_do_not_reach_combat(confounded, monkeypatch):
+    whole = predict(confounded, keep_labels=True)
+    rows = [part["record"].to_numpy() for _, part in whole.groupby("fold")]
+    dealt = [(np.setdiff1d(whole["record"], test), test) for test in rows]
+    # folds are balanced by label: dealt here, they stay the same when labels are flipped
+    monkeypatch.setattr("dqc_lib.harmonization.leakage.deal_folds", lambda *args, **options: dealt)
+    flipped = confounded.people.copy()
+    flipped.iloc[rows[0], flipped.columns.get_loc("diagnosis")] ^= 1
+    again = predict(replace(confounded, people=flipped), keep_labels=True)
+    tested = whole["fold"].eq(0)
+    assert (again.loc[tested, "label"] != whole.loc[tested, "label"]).all()
+    assert np.array_equal(again.loc[tested, "score"], whole.loc[tested, "score"])
+    assert not np.allclose(again.loc[~tested, "score"], whole.loc[~tested, "score"]), "elsewhere they are trained on"
 
 
 @pytest.mark.parametrize(("fitted_on", "moves"), [("nobody", False), ("training", False), ("everybody", True)])
