@@ -641,7 +641,7 @@ def test_the_summary_of_compliance_counts_and_its_shares_have_intervals():
 def make_gate(*centers, verdicts, roles=None, root):
     """Return a cohort and its compliance in one parameter."""
     cohort = make_cohort(root, centers, roles=roles)
-    table = cohort.table[["subject", "center"]].assign(parameter="flip_angle", verdict=verdicts)
+    table = cohort.table[["subject", "center"]].assign(parameter="flip_angle", verdict=verdicts, remark="")
     return cohort, table
 
 
@@ -666,6 +666,17 @@ def test_a_center_below_the_share_stays_out_with_its_good_images(tmp_path):
     assert found.left_out["reason"].tolist()[0] == "1 of 3 images of the center comply"
     assert found.left_out["reason"].tolist()[1] == "flip angle deviates; 1 of 3 images of the center comply"
     assert "3 left out; centers that stay out: A" in found._repr_html_()
+
+
+def test_the_reason_says_what_a_header_has_in_place_of_what_is_missing(tmp_path):
+    cohort, compliance = make_gate(*"AAABB", verdicts=["within", "missing", "missing", "within", "within"], root=tmp_path)
+    remark = "T1w.json: RepetitionTime is 2300; expected 0.0005 to 15 s (2300 ms are 2.3 s)"
+    found = admit(cohort, compliance.assign(remark=[remark, remark, "", remark, ""])).left_out
+    assert found["reason"].tolist() == [
+        "1 of 3 images of the center comply",
+        f"flip angle missing; {remark}; 1 of 3 images of the center comply",
+        "flip angle missing; 1 of 3 images of the center comply",
+    ]
 
 
 @pytest.mark.parametrize(("least", "n"), [(0.0, 3), (0.5, 3), (2 / 3, 3), (0.7, 1), (1.0, 1)])

@@ -130,7 +130,8 @@ class Admission:
     cohort : Cohort
         Everybody who is left; `Study` and `travel` take it as it is.
     left_out : DataFrame
-        subject, center, level ("image", or "center" where the whole center stays out), reason.
+        subject, center, level ("image", or "center" where the whole center stays out), reason (what deviates or is
+        missing, and the remark on what its headers say in its place).
     centers : DataFrame
         center, n (images that were judged), compliant, share (compliant of n), admitted.
     """
@@ -175,6 +176,7 @@ def admit(cohort: Cohort, compliance: pd.DataFrame, *, least: float = 0.5, among
     if not 0 <= least <= 1:
         raise ValueError(f"least must be a share from 0 to 1, got {least!r}")
     _check_compliance(compliance)
+    require_columns(compliance, ("remark",))
     judged = cohort.select(role=among).table if "role" in cohort.table else cohort.table
     reasons = _find_reasons(judged, compliance)
     complies = judged["subject"].map(reasons) == ""
@@ -193,7 +195,7 @@ def admit(cohort: Cohort, compliance: pd.DataFrame, *, least: float = 0.5, among
 
 
 def _find_reasons(judged: pd.DataFrame, compliance: pd.DataFrame) -> dict[str, str]:
-    """Return for every subject what its image deviates in, "" for one that complies."""
+    """Return for every subject what its image deviates in, and the remark on it; "" for one that complies."""
     parts = dict(list(compliance.groupby("subject", sort=False)))
     reasons = {}
     for row in judged.itertuples():
@@ -201,8 +203,9 @@ def _find_reasons(judged: pd.DataFrame, compliance: pd.DataFrame) -> dict[str, s
             came = "none" if row.subject not in parts else f"center {parts[row.subject]['center'].iloc[0]!r}"
             raise ValueError(f"subject {row.subject!r}: expected rows of center {row.center!r}, came {came}")
         part = parts[row.subject]
-        faults = [f"{name.replace('_', ' ')} {verdict}" for name, verdict in part[["parameter", "verdict"]].values]
-        reasons[row.subject] = ", ".join(fault for fault in faults if not fault.endswith(" within"))
+        faulty = part.loc[part["verdict"] != "within", ["parameter", "verdict"]].values
+        faults = ", ".join(f"{name.replace('_', ' ')} {verdict}" for name, verdict in faulty)
+        reasons[row.subject] = "; ".join(filter(None, [faults, part["remark"].iloc[0] if faults else ""]))
     return reasons
 
 
