@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 class SiteDecoding:
     """How well sites are told apart, from `decode_sites`; lower is better for harmonized features.
 
+    Not where harmonization was fitted on the records that are told apart here, on all or on the training records of a
+    fold: chance, or less, is an artefact then, see `decode_sites`.
+
     Parameters
     ----------
     accuracy, accuracy_low, accuracy_high : float
@@ -91,6 +94,11 @@ def decode_sites(
 ) -> SiteDecoding:
     """Return how well a model names the site of records that it has not seen.
 
+    Whether harmonization took the sites out is told by records that it was not fitted on: fit it on one half of every
+    site, apply it to the other half, and decode inside that. Fitted on all records it leads to less than chance, for
+    the sites are centred with the test records; fitted on the training records of a fold, by `prepare`, to chance, for
+    the sites that the model learns from are centred exactly. Neither says that nothing of the site is left.
+
     Parameters
     ----------
     features : DataFrame or array, shape (n, features)
@@ -106,7 +114,8 @@ def decode_sites(
     n_resamples, confidence
         Of the intervals.
     prepare : callable, optional
-        What harmonizes inside the folds, as in `cross_validate`.
+        What makes the features of a fold, as in `cross_validate`. A harmonization in it makes this test pass whatever
+        it leaves of the sites, as said above.
 
     Raises
     ------
