@@ -117,8 +117,8 @@ def _standardize(array: np.ndarray) -> np.ndarray:
 def measure_profiles(arrays: np.ndarray, *, depth: float) -> pd.DataFrame:
     """Return how bright every scan is at each depth below its surface, averaged along the surface.
 
-    The surface is where a column, smoothed, brightens most in its upper half. Columns in which it lies far from those
-    beside it are measured all the same.
+    The surface is where a column, smoothed, brightens most in its upper two thirds. Columns in which it lies far from
+    those beside it are measured all the same.
 
     Parameters
     ----------

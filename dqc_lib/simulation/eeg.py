@@ -44,11 +44,12 @@ class EegRecipe:
     seconds : float
         Length of a recording, one per subject.
     effect : float
-        Standardized difference (Cohen's d) between patients and controls of the latent slowing, which lowers the alpha
-        peak and raises theta. 0: the diagnosis leaves no trace. No reader of this trait can do better than an AUROC of
-        Phi(d / sqrt(2)).
+        Difference between patients and controls of the latent slowing, which lowers the alpha peak and raises theta,
+        in standard deviations of people at individuality 1. 0: the diagnosis leaves no trace. At individuality 1 it is
+        Cohen's d, and no reader of this trait can do better than an AUROC of Phi(d / sqrt(2)).
     individuality : float
-        Factor on how far subjects differ from each other: rhythms, slope, topography. 0: all the same but for chance.
+        Factor on how far subjects differ from each other: rhythms, slope, topography. 0: all the same but for chance,
+        and for what the effect puts in, which it does not scale.
     site : float
         Factor on the differences between sites (hum, gain, reference); 0: none.
     artefacts : float

@@ -44,11 +44,12 @@ class OctRecipe:
     n_scans : int
         B-scans of each subject, one beside the other, each with speckle of its own.
     effect : float
-        Standardized difference (Cohen's d) between patients and controls of the latent severity, which thins the
-        ganglion cell layer by 10 % per standard deviation. 0: the diagnosis leaves no trace. No reader can do better
-        than an AUROC of Phi(d / sqrt(2)).
+        Difference between patients and controls of the latent severity, which thins the ganglion cell layer by 10 % per
+        standard deviation, of people at individuality 1. 0: the diagnosis leaves no trace. At individuality 1 it is
+        Cohen's d, and no reader can do better than an AUROC of Phi(d / sqrt(2)).
     individuality : float
-        Factor on how far subjects differ from each other; 0: all the same but for speckle.
+        Factor on how far subjects differ from each other; 0: all the same but for speckle, how a slice is placed, and
+        what the effect puts in, which it does not scale.
     vendor : float
         Factor on how far vendor B is from vendor A in speckle, contrast and blur; its pixels differ in any case.
     seed : int
