@@ -96,9 +96,17 @@ def read_licence(one):
     return said or "; ".join(classifiers) or (one.metadata.get("License") or "").strip().partition("\n")[0]
 
 
-def test_a_default_install_brings_nothing_under_the_gpl():
-    found = {name: read_licence(one) for name, one in list_installed(PROJECT["dependencies"]).items()}
-    assert {"numpy", "scikit-learn", "tensorflow", "traitlets"} <= set(found), "what is needed by others is looked at"
+@pytest.mark.parametrize(
+    ("names", "brought"),
+    [
+        (PROJECT["dependencies"], {"numpy", "scikit-learn", "tensorflow", "traitlets"}),
+        (PROJECT["optional-dependencies"]["harmonization"], {"mne", "statsmodels", "scikit-image", "pooch", "patsy"}),
+    ],
+    ids=["default install", "harmonization"],
+)
+def test_an_install_brings_nothing_under_the_gpl(names, brought):
+    found = {name: read_licence(one) for name, one in list_installed(names).items()}
+    assert brought <= set(found), "what is needed by others is looked at"
     assert {name: licence for name, licence in found.items() if GPL.search(licence)} == {}
     silent = {name for name, licence in found.items() if not licence}
     assert silent <= {"namex"}, "whose licence, Apache 2.0, is a file alone"
