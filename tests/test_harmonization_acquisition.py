@@ -669,7 +669,8 @@ def test_a_center_below_the_share_stays_out_with_its_good_images(tmp_path):
 
 
 def test_the_reason_says_what_a_header_has_in_place_of_what_is_missing(tmp_path):
-    cohort, compliance = make_gate(*"AAABB", verdicts=["within", "missing", "missing", "within", "within"], root=tmp_path)
+    verdicts = ["within", "missing", "missing", "within", "within"]
+    cohort, compliance = make_gate(*"AAABB", verdicts=verdicts, root=tmp_path)
     remark = "T1w.json: RepetitionTime is 2300; expected 0.0005 to 15 s (2300 ms are 2.3 s)"
     found = admit(cohort, compliance.assign(remark=[remark, remark, "", remark, ""])).left_out
     assert found["reason"].tolist() == [

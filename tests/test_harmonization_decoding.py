@@ -128,7 +128,7 @@ def test_harmonization_inside_the_folds_is_fitted_to_training_rows():
 
     assert decode_sites(features, SITES, seed=0).balanced_accuracy > 0.85
     after = decode_sites(features, SITES, seed=0, prepare=harmonize)
-    # an artefact, no proof that the sites are gone: those that the model learns from are centred exactly
+    # an artefact, no proof that the sites are gone: those that the model learns from are centred
     assert after.balanced_accuracy == pytest.approx(after.uniform, abs=0.05)
     of_fold = after.predictions.groupby("fold")["record"].agg(set)
     assert [test for _, test in dealt] == of_fold.tolist() and len(dealt) == 5
