@@ -23,6 +23,8 @@ from dqc_lib.marks import check_strength, describe_harm, parse_harm
 from dqc_lib.notes import claim_folder, fingerprint_file
 from dqc_lib.volumes import read_volume, write_volume
 
+NOTE = "harm.json"
+
 
 def apply_harm(
     array: np.ndarray,
@@ -256,12 +258,12 @@ def write_harmful(
         "diagnosis": {table.at[row, "subject"]: int(table.at[row, "diagnosis"]) for row in rows},
         "source": {table.at[row, "subject"]: fingerprint_file(table.at[row, "path"]) for row in rows},
     }
-    there = (root / "participants.tsv").exists()
     harm = partial(_harm_image, seed=seed, maximum=maximum)
-    if not there:  # before the folder is claimed for these files: one of them may have to be mended
+    if not (root / NOTE).exists():  # before the folder is claimed for these files: one of them may have to be mended
         for row in rows:
             harm(table.at[row, "path"], *marks[row], subject=table.at[row, "subject"])
-    claim_folder(root, "harm.json", wanted, of="harm")
+    claim_folder(root, NOTE, wanted, of="harm")
+    there = (root / "participants.tsv").exists()
     for done, row in enumerate(rows, start=1):
         (kind, strength), subject = marks[row], table.at[row, "subject"]
         path = root / subject / "anat" / f"{subject}_T1w.nii.gz"

@@ -89,10 +89,10 @@ def harmonize_images(
     wanted["training"] = sorted(training)
     wanted["source"] = {row.subject: fingerprint_file(row.path) for row in table.itertuples()}
     sources = table.set_index("subject")["path"].to_dict()
-    there = (root / "participants.tsv").exists()
-    if not there:  # before the folder is claimed for these files: one of them may have to be mended
+    if not (root / NOTE).exists():  # before the folder is claimed for these files: one of them may have to be mended
         _for_each(partial(_measure_image, sources), list(sources))
     claim_folder(root, NOTE, wanted, of="harmonized images")
+    there = (root / "participants.tsv").exists()
     table["path"] = [str(root / name / "anat" / f"{name}_T1w.nii.gz") for name in table["subject"]]
     if not there:
         _write_images(cohort.replace(table), sources, root, wanted, progress=progress)
