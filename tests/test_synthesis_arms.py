@@ -1,5 +1,9 @@
 """Arms: equal steps, traffic by hand, what is the same and what differs, and that something was learnt."""
 
+import time
+from types import SimpleNamespace
+from zlib import crc32
+
 import numpy as np
 import pytest
 
@@ -11,8 +15,9 @@ from dqc_lib.synthesis import (
     average_weights,
     sample_arm,
     train_arm,
+    weigh_by_distribution,
 )
-from dqc_lib.synthesis.networks import GeneratorShape, draw_weights
+from dqc_lib.synthesis.networks import GeneratorShape, draw_weights, measure_surprise
 from dqc_lib.synthesis.training import LEARNING_RATE, State, open_trainer, prepare_rows
 
 SMALL = {"latent": 4, "hidden": 8, "noise": 2}
@@ -133,6 +138,34 @@ def test_no_shift_makes_the_distribution_aware_arm_the_matched_one():
     assert are_same(*arms)
 
 
+def test_hospitals_that_code_otherwise_change_what_the_distribution_aware_arm_averages_over_time():
+    schedule = TrainingSchedule(rounds=1, batch=64, seed=1)
+    visits = {"A": make_visits()["A"], "B": 1 - make_visits()["B"], "C": make_visits()["C"]}
+    matched, aware = (
+        train_arm(arm, visits, schedule=schedule, shape=SMALL).generators[EVERYBODY]
+        for arm in ("matched averaging", "distribution-aware")
+    )
+    for one, other in zip(matched.autoencoder, aware.autoencoder, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg="the autoencoder is averaged by patients in both")
+    # a round of the hospitals by themselves, from the same start and on the same autoencoder
+    shape, seed = GeneratorShape(6, 5, **SMALL), schedule.seed
+    start, trainer = draw_weights(shape, "temporal", seed=[seed, 1, 0]), open_trainer(shape, "temporal", batch=64)
+    n_steps, held = {"A": 3, "B": 2, "C": 1}, {}
+    for name, own in visits.items():
+        rows = prepare_rows(own, aware.autoencoder)
+        held[name] = trainer.train(State(start), rows, n_steps=n_steps[name], seed=[seed, 1, crc32(name.encode()), 0])
+    marginals = {name: own.mean(axis=(0, 1)) for name, own in visits.items()}
+    shares = {"distribution": weigh_by_distribution(marginals, SIZES), "patients": SIZES}
+    assert shares["distribution"]["B"] < 0.1 < SIZES["B"] / sum(SIZES.values()), "B is the one that lies off"
+    sent = {name: state.weights for name, state in held.items()}
+    expected = {kind: average_weights(sent, own) for kind, own in shares.items()}
+    for found, kind in ((aware, "distribution"), (matched, "patients")):
+        for one, other in zip(found.temporal, expected[kind], strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+    apart = [np.abs(one - other).max() for one, other in zip(matched.temporal, aware.temporal, strict=True)]
+    assert max(apart) > 1e-3, "and that shows"
+
+
 def test_local_generators_differ_and_contribute_by_patients(trained):
     local = trained["local"]
     assert list(local.generators) == ["A", "B", "C"]
@@ -170,6 +203,30 @@ def test_one_patient_is_enough_for_a_step():
     found = train_arm("travelling", {"A": np.ones((1, 2, 3))}, schedule=TrainingSchedule(rounds=1), shape=SMALL)
     assert found.n_steps == 2
     assert "travelling, shared starts: 2 steps" in found._repr_html_()
+
+
+def test_the_first_arm_of_a_process_does_not_pay_for_compiling(monkeypatch):
+    traced, looks = [], []
+
+    def count(codes, logits):
+        traced.append(logits)  # a loss is called in Python where a step is compiled, and never again
+        return measure_surprise(codes, logits)
+
+    def look():
+        looks.append(len(traced))
+        return float(len(looks))
+
+    monkeypatch.setattr("dqc_lib.synthesis.networks.measure_surprise", count)
+    monkeypatch.setattr("dqc_lib.synthesis.arms.time", SimpleNamespace(perf_counter=look))
+    found = train_arm("averaging", make_visits(), schedule=SHORT, shape={"latent": 3, "hidden": 5, "noise": 1})
+    assert found.seconds == 1.0
+    assert looks[0] > 0 and looks == [looks[0]] * 2, "nothing is compiled between two looks at the clock"
+
+
+def test_seconds_are_some_and_not_more_than_passed():
+    began = time.perf_counter()
+    found = train_arm("travelling", make_visits(), schedule=SHORT, shape=SMALL)
+    assert 0 < found.seconds <= time.perf_counter() - began
 
 
 def test_nothing_of_one_use_of_a_trainer_is_left_for_the_next():

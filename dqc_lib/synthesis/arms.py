@@ -83,7 +83,7 @@ class TrainedArm:
     n_steps : int
         Gradient steps of both stages and all hospitals.
     seconds : float
-        On the clock, in one process; compiling, where it was needed, is part of it.
+        Of training, on the clock, in one process; compiling the networks, which serve all arms, is no part of it.
     """
 
     arm: str
@@ -142,6 +142,8 @@ def train_arm(
     require_kind("schedule", schedule, TrainingSchedule, such_as="TrainingSchedule(rounds=12)")
     n_visits, n_codes = next(iter(records.values())).shape[1:]
     run = _Run(arm, records, schedule, GeneratorShape(n_codes, n_visits, **(shape or {})))
+    for stage in STAGES:
+        open_trainer(run.shape, stage, batch=run.schedule.batch)  # or the first arm of a process would pay for all
     began = time.perf_counter()
     generators = _WAYS.get(arm, _train_rounds)(run)
     seconds = time.perf_counter() - began

@@ -71,7 +71,7 @@ class Trainer:
     """A compiled network of one stage, into which weights are put and from which they are taken.
 
     Compiling takes longer than a hundred steps, so that one network serves all hospitals, arms and seeds (see
-    `open_trainer`); nothing of one use is left for the next.
+    `open_trainer`); nothing of one use is left for the next. It is done when the trainer is made, by a step on zeros.
     """
 
     def __init__(self, shape: GeneratorShape, stage: str, *, batch: int) -> None:
@@ -81,6 +81,8 @@ class Trainer:
         self._model.optimizer.build(self._model.trainable_variables)
         ops = import_keras().ops
         self._fresh = [np.array(ops.convert_to_numpy(value)) for value in self._model.optimizer.variables]
+        zeros = (np.zeros((1, width), dtype=np.float32) for width in (shape.n_codes, shape.latent, shape.history))
+        self.train(State(read_weights(self._model, shape, stage)), Rows(*zeros), n_steps=1, seed=[0])
 
     def train(
         self,
