@@ -166,6 +166,34 @@ def test_a_layer_that_keeps_nothing_but_a_seed_is_none_of_those():
     assert PatientGradients(model).n_weights == 58
 
 
+@pytest.mark.parametrize("kind", ["kernel_regularizer", "bias_regularizer", "activity_regularizer"])
+def test_a_penalty_beside_the_loss_is_refused_and_not_left_out(kind):
+    keras = import_keras()
+    layers = [keras.layers.Dense(4), keras.layers.Dense(6, name="penalized", **{kind: "l2"})]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    model.compile(optimizer="sgd", loss=surprise)
+    with pytest.raises(ValueError, match=f"layer 'penalized' has a {kind}.*expected layers without"):
+        PatientGradients(model)
+
+
+@pytest.mark.parametrize("reduction", ["sum", None])
+def test_a_loss_that_is_no_mean_over_rows_is_refused(reduction):
+    model, loss = build(), import_keras().losses.MeanSquaredError(reduction=reduction)
+    for told in (loss, [loss]):
+        model.compile(optimizer="sgd", loss=told)
+        with pytest.raises(ValueError, match=f"the loss has reduction={reduction!r}; expected a mean over rows"):
+            PatientGradients(model)
+
+
+def test_a_mean_is_the_same_under_its_three_names():
+    model, losses = build(), import_keras().losses
+    found = []
+    for reduction in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
+        model.compile(optimizer="sgd", loss=losses.MeanSquaredError(reduction=reduction))
+        found.append(PatientGradients(model, at_once=4).compute(VISITS, VISITS))
+    np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-6)
+
+
 # clipping
 
 

@@ -21,6 +21,9 @@ from dqc_lib.networks import import_keras
 if TYPE_CHECKING:
     import keras
 
+MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+"""Reductions of a loss of Keras that are means over rows."""
+
 
 class PatientGradients:
     """Computes the gradient of each patient's mean loss over all of their rows, and leaves the model as it is.
@@ -28,9 +31,9 @@ class PatientGradients:
     Parameters
     ----------
     model : keras.Model
-        Functional or sequential, compiled with one loss that is a mean over rows. All layers with weights are Dense;
-        the others work row by row. Layers that keep statistics of a batch, such as batch normalization, are refused: in
-        them one patient changes the gradient of another, and clipping bounds nothing.
+        Functional or sequential, compiled with one loss that is a mean over rows, without regularizers. All layers with
+        weights are Dense; the others work row by row. Layers that keep statistics of a batch, such as batch
+        normalization, are refused: in them one patient changes the gradient of another, and clipping bounds nothing.
     at_once : int
         Patients in one call; more are computed in several, fewer are filled up.
     """
@@ -103,7 +106,9 @@ def _find_dense(model: keras.Model) -> list[keras.layers.Dense]:
         raise TypeError(f"model must be a functional or sequential keras.Model, got {type(model).__name__}")
     if getattr(model, "optimizer", None) is None:
         raise ValueError("the model is not compiled; expected one with a loss and an optimizer")
+    _check_loss(model)
     for layer in model.layers:
+        _refuse_penalty(layer)
         if type(layer) is not keras.layers.Dense:
             _refuse_weights(layer)
     learning = [layer for layer in model.layers if layer.trainable_variables]
@@ -113,6 +118,21 @@ def _find_dense(model: keras.Model) -> list[keras.layers.Dense]:
     if not learning:
         raise ValueError("no layer of the model learns; expected at least one Dense layer")
     return learning
+
+
+def _check_loss(model: keras.Model) -> None:
+    """Raise if the loss is no mean over rows: the gradient of a patient is read as a share of one."""
+    for loss in import_keras().tree.flatten(model.loss):
+        if (reduction := getattr(loss, "reduction", MEANS[0])) not in MEANS:
+            raise ValueError(f"the loss has reduction={reduction!r}; expected a mean over rows, one of {MEANS}")
+
+
+def _refuse_penalty(layer: keras.layers.Layer) -> None:
+    """Raise if a layer adds a penalty to the loss, which the gradients would leave out without a word."""
+    for name in ("kernel_regularizer", "bias_regularizer", "activity_regularizer"):
+        if getattr(layer, name, None) is not None:
+            words = "a penalty that gradients of patients leave out; expected layers without"
+            raise ValueError(f"layer {layer.name!r} has a {name}, {words}")
 
 
 def _refuse_weights(layer: keras.layers.Layer) -> None:
