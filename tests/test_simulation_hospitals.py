@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dqc_lib.simulation import HospitalRecipe, simulate_hospitals
-from dqc_lib.simulation.hospitals import PHENOTYPES, STAY, _list_siblings
+from dqc_lib.simulation.hospitals import PHENOTYPES, PRACTICE, STAY, _list_siblings, _write_down
 
 MANY = HospitalRecipe(patients=(4000,), seed=3)
 
@@ -90,6 +90,49 @@ def test_another_sample_is_of_the_same_hospitals():
 def test_siblings_are_of_one_kind_and_none_has_two():
     kinds = np.array(["chronic"] * 5 + ["rare"] * 2)
     assert _list_siblings(kinds) == [(0, 2), (1, 3), (5, 6)]
+
+
+COURSE = [[1, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+THREE_AND_ONE = np.array(["chronic"] * 3 + ["acute"])
+
+
+def write_down(course, *, swapped=(False,) * 4, seed=0, **shares):
+    """Return what is recorded of courses of four codes, with one share for all codes, 0 for what is not named."""
+    practice = {way: np.broadcast_to(shares.get(way, 0.0), 4) for way in PRACTICE}
+    drawn = {"swapped": np.array(swapped), "rng": np.random.default_rng(seed)}
+    return _write_down(np.array(course, dtype=bool), THREE_AND_ONE, practice=practice, **drawn)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, COURSE),
+        ({"omitted": 1.0}, [[0] * 4] * 4),
+        ({"omitted": [0, 0, 1, 0]}, [[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]),
+        ({"copied": 1.0}, [[1, 0, 0, 1], [1, 0, 1, 1], [0, 1, 1, 0], [0, 1, 0, 0]]),
+        ({"copied": [0, 0, 1, 0]}, [[1, 0, 0, 1], [0, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]),
+        ({"copied": 1.0, "omitted": 1.0}, [[0] * 4] * 4),  # what is left out cannot be copied
+        ({"sibling": 1.0}, [[0, 1, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]),
+        ({"sibling": 1.0, "swapped": [True] * 4}, [[1, 0, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]),
+    ],
+)
+def test_each_way_of_coding_alone_writes_what_it_says(options, expected):
+    # the first two codes are siblings; the third and the fourth have none
+    np.testing.assert_array_equal(write_down([COURSE, COURSE], **options), [expected, expected])
+
+
+def test_shares_of_coding_are_those_of_records_and_of_patients():
+    course = np.zeros((4000, 2, 4))
+    course[:, 0] = 1
+    left = write_down(course, omitted=0.3)
+    assert left[:, 0].mean() == pytest.approx(0.7, abs=0.02) and not left[:, 1].any()
+    copied = write_down(course, copied=0.3)
+    assert copied[:, 0].all() and copied[:, 1].mean() == pytest.approx(0.3, abs=0.02)
+    always = np.ones((4000, 2, 4)) * [1, 0, 1, 1]
+    moved = write_down(always, sibling=0.3)
+    assert moved[:, :, 1].mean() == pytest.approx(0.3, abs=0.03)
+    np.testing.assert_array_equal(moved[:, 0], moved[:, 1], err_msg="a patient is written one way at all visits")
+    np.testing.assert_array_equal(moved[:, :, 0] + moved[:, :, 1], 1, err_msg="as one of the siblings")
 
 
 @pytest.mark.parametrize(
