@@ -208,6 +208,17 @@ def test_a_line_without_intervals_has_a_band_of_no_width():
     assert "averaging 1.000, matched" in figure.layout.meta["alt"]
 
 
+@pytest.mark.parametrize("draw", [draw_lags, draw_codes, draw_hospitals, draw_over_shift])
+def test_the_legend_hangs_below_the_axis_with_room_for_a_column_of_its_entries(draw):
+    figure = draw("t")
+    layout, legend = figure.layout, figure.layout.legend
+    entries = [trace for trace in figure.data if trace.name and trace.showlegend is not False]
+    plot = layout.height - layout.margin.t - layout.margin.b
+    assert (legend.yref, legend.yanchor) == ("paper", "top")
+    assert plot > 100 and -legend.y * plot == pytest.approx(52), "below the numbers and the title of the axis"
+    assert layout.margin.b >= 52 + 20 * len(entries)
+
+
 @pytest.mark.parametrize("draw", DRAWINGS)
 def test_names_are_shown_and_not_obeyed(draw, list_texts):
     texts = list_texts(draw(f"Title {HOSTILE}", HOSTILE))

@@ -12,7 +12,7 @@ import pandas as pd
 from dqc_lib.figures.harmonization import SMALL
 from dqc_lib.figures.labels import fold, shorten_names
 from dqc_lib.figures.rows import add_intervals
-from dqc_lib.figures.style import PALETTE, escape, start_figure
+from dqc_lib.figures.style import PALETTE, escape, hang_legend, start_figure
 from dqc_lib.figures.synthesis import MEASURE_NAMES, get_arm_looks, require_rows, tell
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def draw_utility(table: pd.DataFrame, *, title: str) -> Figure:
     held = pd.concat([marks["value"], marks["low"]]).dropna()
     figure.update_xaxes(title={"text": "AUROC on real test patients", "font": SMALL}, zeroline=False)
     figure.update_xaxes(range=[min([0.48, *(held - 0.02)]), 1.02])
-    figure.update_layout(margin_b=70 + 20 * len(arms), showlegend=True)
+    hang_legend(figure, n=len(arms))
     return figure
 
 

@@ -127,6 +127,14 @@ def start_figure(*, title: str, alt: str, height: int, **layout: Any) -> Figure:
     return figure
 
 
+def hang_legend(figure: Figure, *, n: int) -> None:
+    """Hang the legend right below the title of the axis, with room for n entries in one column, as on a phone."""
+    below, margin = 52, figure.layout.margin
+    figure.update_layout(margin_b=below + 4 + 20 * n, showlegend=True)
+    plot = figure.layout.height - margin.t - figure.layout.margin.b
+    figure.update_layout(legend={"y": -below / plot, "yref": "paper", "yanchor": "top"})
+
+
 def _wrap(title: str) -> list[str]:
     """Return a title in lines of about the same length, as few as fit."""
     text = " ".join(title.split())

@@ -12,7 +12,7 @@ import pandas as pd
 from dqc_lib.figures.confounding import add_line
 from dqc_lib.figures.harmonization import QUIET, SMALL
 from dqc_lib.figures.labels import fold, shorten_names
-from dqc_lib.figures.style import OTHER_COLORS, PALETTE, escape, start_figure
+from dqc_lib.figures.style import OTHER_COLORS, PALETTE, escape, hang_legend, start_figure
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -190,7 +190,7 @@ def draw_autocorrelation(table: pd.DataFrame, *, title: str) -> Figure:
         figure.add_trace(go.Scatter(**marks, **hover, marker={"size": 8, **look}))
     figure.update_xaxes(title={"text": "visits between", "font": SMALL}, dtick=1)
     figure.update_yaxes(title={"text": "autocorrelation, mean over codes", "font": SMALL}, rangemode="tozero")
-    figure.update_layout(margin_b=56 + 20 * len(looks), showlegend=True)
+    hang_legend(figure, n=len(looks))
     return figure
 
 
@@ -237,7 +237,7 @@ def draw_persistence(tables: Mapping[str, pd.DataFrame], *, title: str) -> Figur
         )
     figure.update_xaxes(title={"text": "persistence in real records", "font": SMALL}, range=[-0.02, 1.02])
     figure.update_yaxes(title={"text": "persistence in synthetic records", "font": SMALL}, range=[-0.02, 1.02])
-    figure.update_layout(margin_b=56 + 20 * (len(tables) + 1), showlegend=True)
+    hang_legend(figure, n=len(tables) + 1)
     return figure
 
 
@@ -263,5 +263,5 @@ def draw_arms_by_shift(table: pd.DataFrame, *, title: str, y: str, x: str = "shi
         add_line(figure, part.fillna({"low": part["value"], "high": part["value"]}), arm, look)
     figure.update_xaxes(title={"text": escape(x), "font": SMALL})
     figure.update_yaxes(title={"text": escape(y), "font": SMALL})
-    figure.update_layout(margin_b=56 + 20 * len(looks), showlegend=True)
+    hang_legend(figure, n=len(looks))
     return figure
