@@ -42,6 +42,14 @@ def test_a_column_whose_intervals_all_overlap_has_no_tones():
     assert np.array(draw(apart).data[0].z, dtype=float)[2, 0] == 1
 
 
+def test_a_column_where_something_counted_has_no_interval_has_no_tones():
+    held = {"A": {"time": Finding(0.05, 0.04, 0.06, n=3)}, "B": {"time": Finding(0.3, n=1)}}
+    held["C"] = {"privacy": Finding(1.0)}
+    np.testing.assert_allclose(np.array(draw(held).data[0].z, dtype=float)[:, 1], [0, 0, np.nan])
+    follows = held | {"B": {"time": Finding(0.3)}}
+    np.testing.assert_allclose(np.array(draw(follows).data[0].z, dtype=float)[:, 1], [0, 1, np.nan])
+
+
 def test_a_negative_interval_is_written_with_words_between_its_ends():
     figure = draw({"A": {"heterogeneity": Finding(0.03, -0.03, 0.09, n=3)}})
     assert figure.layout.annotations[0].text == "0.03<br>[-0.03 to 0.09]"

@@ -24,8 +24,9 @@ HEAD, SMALL = ({"size": size, "color": "#1c2128"} for size in (10, 11))
 def draw_criteria(findings: Mapping[str, Mapping[str, Finding]], *, title: str) -> Figure:
     """Return a table with a row for each arm and a column for each criterion, darker where an arm does worse.
 
-    Tones compare the arms within a column, from its lowest to its highest value; where all are alike, or all intervals
-    have a value in common, there are none. An infinite value is the darkest. Grey is what was not measured.
+    Tones compare the arms within a column, from its lowest to its highest value; there are none where all are alike,
+    where all intervals have a value in common, and where a finding that was counted (n above 0) has no interval. An
+    infinite value is the darkest. Grey is what was not measured.
 
     Parameters
     ----------
@@ -70,10 +71,9 @@ def draw_criteria(findings: Mapping[str, Mapping[str, Finding]], *, title: str) 
 
 
 def _shade(column: list[Finding]) -> list[float]:
-    """Return 0 for the best to 1 for the worst; NaN for what was not measured; 0 where all intervals overlap."""
+    """Return 0 for the best to 1 for the worst, NaN for what was not measured; all 0 where no order was found."""
     held = np.array([one.value for one in column], dtype=float)
-    ends = np.array([(one.low, one.high) for one in column])[~np.isnan(held)]
-    if len(ends) and not np.isnan(ends).any() and ends[:, 0].max() <= ends[:, 1].min():
+    if not _has_order([one for one in column if not np.isnan(one.value)]):
         return np.where(np.isnan(held), np.nan, 0.0).tolist()
     finite = held[np.isfinite(held)]
     if not len(finite):
@@ -81,6 +81,14 @@ def _shade(column: list[Finding]) -> list[float]:
     span = float(np.ptp(finite))
     shades = (held - finite.min()) / span if span else np.where(np.isfinite(held), 0.0, held)
     return np.where(np.isposinf(held), 1.0, shades).tolist()
+
+
+def _has_order(measured: list[Finding]) -> bool:
+    """Return whether tones may say an order: not if what was counted has no interval, nor if all intervals meet."""
+    if any(one.n and np.isfinite(one.value) and np.isnan(one.low) for one in measured):
+        return False
+    ends = np.array([(one.low, one.high) for one in measured]).reshape(-1, 2)
+    return bool(np.isnan(ends).any()) or ends[:, 0].max(initial=-np.inf) > ends[:, 1].min(initial=np.inf)
 
 
 def _tell_cell(arm: str, name: str, one: Finding) -> str:
