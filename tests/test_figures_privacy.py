@@ -102,11 +102,18 @@ def test_a_measure_stands_at_its_epsilon_and_without_noise_at_infinity():
         {"arm": HOSTILE, "epsilon": epsilon, "value": value, "low": value - 0.1, "high": value + 0.2, "n": 60}
         for epsilon, value in ((1.0, 0.3), (10.0, 0.6), (math.inf, 0.9))
     ]
-    figure = draw_privacy_utility(pd.DataFrame(rows), title="t", axis="AUROC", reference=0.5)
+    beside = {HOSTILE: 0.5, "copies": 0.95}
+    figure = draw_privacy_utility(pd.DataFrame(rows), title="t", axis="AUROC", references=beside)
     (line,) = figure.data
     assert line.name == SHOWN and list(line.y) == [0.3, 0.6, 0.9]
     assert list(line.x[:2]) == [1.0, 10.0] and figure.layout.xaxis.ticktext[-1] == "∞ (no noise)"
     np.testing.assert_allclose([line.error_y.array, line.error_y.arrayminus], [[0.2] * 3, [0.1] * 3])
+    lines = [(shape.name, shape.y0, shape.y1, shape.line.dash) for shape in figure.layout.shapes]
+    assert lines == [(f"{SHOWN}: 0.5", 0.5, 0.5, "dot"), ("copies: 0.95", 0.95, 0.95, "dash")]
+    assert all(shape.showlegend for shape in figure.layout.shapes)
     assert "epsilon infinite: 0.9 (0.8 to 1.1), n = 60" in figure.layout.meta["alt"]
+    assert "; copies: 0.95." in figure.layout.meta["alt"]
+    with pytest.raises(ValueError, match="up to 3 references, got 4"):
+        draw_privacy_utility(pd.DataFrame(rows), title="t", axis="AUROC", references=dict.fromkeys("abcd", 0.5))
     with pytest.raises(ValueError, match="epsilons above 0"):
         draw_privacy_utility(pd.DataFrame(rows).assign(epsilon=0), title="t", axis="AUROC")

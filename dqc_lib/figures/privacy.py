@@ -23,6 +23,7 @@ BOUND = PALETTE["black"]
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 AXES = {"noise_multiplier": "noise multiplier (× clipping norm)", "steps": "steps", "sampling_rate": "sampling rate"}
 CODES = ((0.0, "#ffffff"), (1.0, PALETTE["blue"]))
+DASHES = ("dot", "dash", "dashdot")  # of references, which share a colour
 HOVER = "%{customdata}<extra></extra>"
 
 
@@ -216,7 +217,9 @@ def draw_inversion(records: Mapping[str, np.ndarray], *, title: str) -> Figure:
     return figure
 
 
-def draw_privacy_utility(table: pd.DataFrame, *, title: str, axis: str, reference: float | None = None) -> Figure:
+def draw_privacy_utility(
+    table: pd.DataFrame, *, title: str, axis: str, references: Mapping[str, float] | None = None
+) -> Figure:
     """Return what is left of a measure at each epsilon, with intervals; without noise stands at the right, at infinity.
 
     Parameters
@@ -225,20 +228,24 @@ def draw_privacy_utility(table: pd.DataFrame, *, title: str, axis: str, referenc
         Columns arm, epsilon (maximum over hospitals, above 0 or infinite), value, low, high, n.
     title, axis : str
         Of the figure and of the measure, which says which direction is better.
-    reference : float, optional
-        Where a dotted line stands, such as the value of chance.
+    references : mapping of str to float, optional
+        Up to three lines by name, such as the value of chance.
     """
     import plotly.graph_objects as go
 
     _require_columns(table, ["arm", "epsilon", "value", "low", "high", "n"])
+    references = dict(references or {})
+    if len(references) > len(DASHES):
+        raise ValueError(f"expected up to {len(DASHES)} references, got {len(references)}")
     arms = list(table["arm"].unique())
     if not 0 < len(arms) <= len(LINES) or not (table["epsilon"] > 0).all():
         raise ValueError(f"expected from one to {len(LINES)} arms, and epsilons above 0; got {len(arms)} arms")
     finite = table.loc[np.isfinite(table["epsilon"]), "epsilon"]
     end = 4 * float(finite.max()) if len(finite) else 1.0
     rows = table.to_dict("records")
-    alt = "; ".join(f"{row['arm']}, {_tell_cost(row)}" for row in rows)
-    figure = start_figure(title=title, alt=f"{axis} by epsilon. {alt}.", height=420)
+    told = [f"{row['arm']}, {_tell_cost(row)}" for row in rows]
+    told += [f"{name}: {value:.3g}" for name, value in references.items()]
+    figure = start_figure(title=title, alt=f"{axis} by epsilon. {'; '.join(told)}.", height=420)
     for at, arm in enumerate(arms):
         own = table[table["arm"] == arm].sort_values("epsilon")
         color, dash = LINES[at]
@@ -253,8 +260,9 @@ def draw_privacy_utility(table: pd.DataFrame, *, title: str, axis: str, referenc
                 **{"customdata": told, "hovertemplate": HOVER},
             )
         )
-    if reference is not None:
-        figure.add_hline(y=reference, line={"color": PALETTE["grey"], "width": 1.5, "dash": "dot"})
+    for (name, value), dash in zip(references.items(), DASHES, strict=False):
+        line = {"color": PALETTE["grey"], "width": 1.5, "dash": dash}
+        figure.add_hline(y=value, line=line, name=f"{escape(name)}: {value:.2g}", showlegend=True)
     ticks = sorted(set(finite))
     named = [f"{value:.2g}" for value in ticks]
     if np.isinf(table["epsilon"]).any():

@@ -71,6 +71,7 @@ def score_losses(visits: np.ndarray, probabilities: np.ndarray, *, reference: np
     reference : ndarray, optional
         Probabilities of a model that none of these patients was trained on. Its log-likelihood is subtracted, so that
         a common patient does not pass for a member (Watson et al. 2022, arXiv 2111.08440).
+        Two such models differ by luck as well, and AUROC with them: score some that saw nobody beside the one attacked.
 
     Returns
     -------
