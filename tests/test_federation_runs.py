@@ -669,3 +669,23 @@ launch.main(sys.argv[1], "simulated", "{}")
     process.communicate()
     kept = {path.name: path.read_text() for path in (tmp_path / "logs").iterdir()}
     assert kept == {"server-log.txt": "begun", "site-1-error_log.txt": ""} and process.returncode == 1
+
+
+@on_flare
+@pytest.mark.timeout(600)
+def test_over_processes_too_an_interrupt_leaves_nothing_though_a_site_is_lost_and_the_run_is_resumed_to_the_same_end(
+    arm, task, sites, tmp_path
+):
+    folder, options = tmp_path / "server", {"environment": "processes", "progress": False}
+    process = start_elsewhere(task, sites, tmp_path, **options)
+    first = (arm.ledger["stage"] != "watch") & (arm.ledger["cycle"] == 2)
+    wait_for(lambda: count_rows(folder) > first.sum() or process.poll() is not None)
+    assert pull_out(folder, "site-2") is True
+    wait_for(lambda: not pull_out(folder, "site-2"))
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == -signal.SIGINT and "KeyboardInterrupt" in said, said
+    assert not list_left(folder) and not (folder / "cycle-003.npz").exists()
+    federate(task, sites, folder=folder, **options)
+    compare(folder, arm)
+    assert not list_left(folder)

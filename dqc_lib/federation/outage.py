@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 
 from dqc_lib.arguments import require_path
 from dqc_lib.federation.guard import list_marked
@@ -14,7 +16,7 @@ from dqc_lib.notes import read_note
 
 
 def pull_out(folder: str | os.PathLike, site: str) -> bool:
-    """End the process of a simulated site, as if its machine lost power, and return whether there was one.
+    """End the processes of a site on this machine, as if its machine lost power, and return whether there were any.
 
     It answers nothing from then on and does not come back. To be called while `federate` is under way, see its
     `after_attempt`.
@@ -39,7 +41,14 @@ def pull_out(folder: str | os.PathLike, site: str) -> bool:
     ended = []
     for process in list_marked(mark_folder(folder)):
         with suppress(psutil.NoSuchProcess):
-            if ("--client", site) in pairwise(process.cmdline()):  # FLARE's simulator_worker
+            if _is_of(site, process.cmdline()):
                 process.kill()
                 ended.append(process)
     return bool(ended)
+
+
+def _is_of(site: str, command: Sequence[str]) -> bool:
+    """Return whether a command plays a site: FLARE's simulator names it after an option, and in the environment
+    "processes" the client, the job's process and the script that starts them anew all name the site's startup kit."""
+    kits = any(("prod_00", site) in pairwise(Path(part).parts) for part in command)
+    return kits or ("--client", site) in pairwise(command)
