@@ -2,8 +2,8 @@
 
 Sites are processes on this machine, over FLARE's simulator or over mutual TLS. Each federated run and the same run in
 one process take turns, so that a slow moment of the machine meets both, and have to decide the same. Cohorts: that of
-data_samples, harmed as in notebook 04, and phantoms of 83 small centers. Images and pre-trainings are kept in the
-folder `--build`; runs are always new. `--quick` does one small run.
+data_samples, harmed as in notebook 04, and phantoms of 83 small centers, ten of them and five other images harmful.
+Images and pre-trainings are kept in the folder `--build`; runs are always new. `--quick` does one small run.
 """
 
 from __future__ import annotations
@@ -65,8 +65,10 @@ def make_cohort(name: str, build: Path) -> tuple[dqc.Cohort, dqc.Schedule]:
     if name == "83 centers":
         recipe = dqc.Recipe(shape=(20, 24, 20), seed=83)
         cohort = dqc.write_phantoms(build / "phantoms-83", sites=[(2, 2)] * N_CENTERS, recipe=recipe, progress=False)
+        cohort = dqc.split_by_subject(cohort, verification=0.25, test=0.25)
+        marked = dqc.place_harm(cohort, kind="inversion", centers=cohort.centers[7::8], n_single=5, seed=4)
         short = dqc.Schedule(warm_cycles=2, calm_cycles=1, control_cycles=1, width=0.25)
-        return dqc.split_by_subject(cohort, verification=0.25, test=0.25), short
+        return dqc.write_harmful(marked, build / "harmful-83"), short
     cohort = dqc.split_by_subject(dqc.read_bids(SAMPLES), seed=4)
     if name == "quick":
         few = cohort.select(centers=cohort.centers[:4]).table.groupby(["center", "role", "diagnosis"]).head(2)
@@ -134,6 +136,8 @@ def list_costs(run: FederatedRun, alone: float, seen: Sequence[tuple[int, float]
     costs |= {("whole run", "s"): whole, ("travel in one process", "s"): alone}
     costs |= {("travel over one process", "ratio"): run.seconds["travel"] / alone}
     costs |= {("whole run over one process", "ratio"): whole / alone, ("attempts", "n"): len(run.ledger)}
+    costs |= {("verifications", "n"): int(run.ledger["fp"].notna().sum())}
+    costs |= {("taken back", "n"): int((run.ledger["decision"] != "accepted").sum())}
     calls = run.traffic.groupby("call")["calls"].sum()
     for call, seconds in read_sessions(run.folder)[-1]["waited"].items():
         costs[f"{call}, each", "s"] = seconds / calls[call]
