@@ -96,9 +96,9 @@ def decode_sites(
 
     Whether harmonization took the sites out is told by records that it was not fitted on: fit it on one half of every
     site, apply it to the other half, and decode inside that. Fitted on all records it leads to less than chance, for
-    the sites are centred with the test records; fitted on the training records of a fold, by `prepare`, to chance, for
-    the sites that the model learns from are centred, and it has nothing to learn. Neither says that nothing of the
-    site is left.
+    the sites are centred with the test records; fitted on the training records of a fold, by `prepare`, to about
+    chance, for the sites that the model learns from are centred, and it learns little but which of them are large.
+    Neither says that nothing of the site is left.
 
     Parameters
     ----------
